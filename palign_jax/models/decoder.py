@@ -1,0 +1,311 @@
+"""One decoder for every family: a family is numbers, not a file.
+
+The modules of `layers.py` are split once into plain pytrees.  Everything here
+is a function of such a tree, so `jax.jit`, `lax.scan`, `jax.checkpoint` and
+shardings apply as to any other.
+
+`params['layers']` is stacked on a leading axis L and scanned over; `unstack`
+turns it into a tuple of layers, which the functions below unroll.  Decoding
+wants the second form: a scan would copy each layer's cache in and out.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, Literal
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from palign_jax.models import attention, config as config_lib, layers, rope
+
+Params = dict[str, Any]
+# Per layer, keys and values [B K S H].
+Cache = tuple[tuple[Array, Array], ...]
+Remat = Literal['none', 'full']
+
+
+class _Ends(nnx.Module):
+  """What stands before and after the layers."""
+
+  def __init__(self, config: config_lib.ModelConfig, *, rngs: nnx.Rngs):
+    c = config
+    table = jax.random.normal(
+        rngs.params(), (c.vocab_size, c.embed_dim), jnp.float32
+    )
+    self.embed = nnx.Dict(
+        table=nnx.Param(table * jnp.float32(0.02), axes=('vocab', 'embed'))
+    )
+    self.final_norm = layers.RMSNorm(c.embed_dim, 'embed', c.norm_eps)
+    if not c.tied:
+      self.lm_head = layers.Projection(
+          {'embed': c.embed_dim},
+          {'vocab': c.vocab_size},
+          bias=False,
+          rank=0,
+          rngs=rngs,
+      )
+
+
+def _split(module: nnx.Module) -> Params:
+  return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def init(
+    config: config_lib.ModelConfig, key: jax.Array, dtype: jnp.dtype
+) -> Params:
+  """Returns random weights; jit it with out_shardings to make them in place."""
+  key, ends_key = jax.random.split(key)
+
+  def block(key):
+    return _split(layers.Block(config, rank=0, rngs=nnx.Rngs(key)))
+
+  ends = _split(_Ends(config, rngs=nnx.Rngs(ends_key)))
+  stack = jax.vmap(block)(jax.random.split(key, config.num_layers))
+  return jax.tree.map(lambda x: x.astype(dtype), {**ends, 'layers': stack})
+
+
+def abstract(config: config_lib.ModelConfig, dtype: jnp.dtype) -> Params:
+  """Returns the shapes and dtypes of the weights, without making them."""
+  return jax.eval_shape(lambda: init(config, jax.random.key(0), dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(config: config_lib.ModelConfig, rank: int):
+  """Returns a block's structure, and the logical axes of its parameters."""
+  block = nnx.eval_shape(
+      lambda: layers.Block(config, rank=rank, rngs=nnx.Rngs(0))
+  )
+  graph, state = nnx.split(block)
+  return graph, state, _axes(state)
+
+
+def _axes(state: nnx.State) -> Params:
+  names = {p: v.get_metadata('axes') for p, v in nnx.to_flat_state(state)}
+  return nnx.traversals.unflatten_mapping(names)
+
+
+def logical_axes(config: config_lib.ModelConfig, rank: int = 0) -> Params:
+  """Returns the names of the axes of each parameter, as a tree of tuples.
+
+  Args:
+    config: The model.
+    rank: With `rank` > 0 the adapters' parameters are among them.
+  """
+  ends = nnx.eval_shape(lambda: _Ends(config, rngs=nnx.Rngs(0)))
+  stack = jax.tree.map(
+      lambda names: ('layers', *names),
+      _graph(config, rank)[2],
+      is_leaf=lambda x: isinstance(x, tuple),
+  )
+  return {**_axes(nnx.state(ends, nnx.Param)), 'layers': stack}
+
+
+def unstack(params: Params) -> Params:
+  """Returns the same weights with `layers` as a tuple, one tree per layer."""
+  stack = params['layers']
+  num_layers = len(jax.tree.leaves(stack)[0])
+  each = tuple(
+      jax.tree.map(lambda x, i=i: x[i], stack) for i in range(num_layers)
+  )
+  return {**params, 'layers': each}
+
+
+def _block(config: config_lib.ModelConfig, layer: Params) -> layers.Block:
+  adapter = layer['q'].get('lora_a')
+  rank = 0 if adapter is None else adapter.shape[-1]
+  graph, state, _ = _graph(config, rank)
+  state = jax.tree.map(lambda v: v, state)
+  nnx.replace_by_pure_dict(state, layer)
+  return nnx.merge(graph, state)
+
+
+def _run(
+    params: Params,
+    config: config_lib.ModelConfig,
+    x: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
+    attend: Callable,
+    *,
+    lora_scale: float,
+    remat: Remat = 'none',
+) -> tuple[Float[Array, 'B T D'], Any]:
+  """Runs all layers and the final norm.
+
+  Args:
+    params: Weights, stacked or unstacked.
+    config: The model.
+    x: Embedded tokens.
+    positions: Of each token in its own sequence.
+    attend: (layer's number, q, k, v) -> (attended values, what to keep).
+    lora_scale: Factor on the adapters' part.
+    remat: 'full' recomputes each layer in the backward pass.
+
+  Returns:
+    The normalised stream, and what each layer kept: stacked, or as a tuple.
+  """
+  cos, sin = rope.angles(
+      positions, config.head_dim, config.rope_theta, config.rope_scaling
+  )
+  rotate = lambda y: rope.rotate(y, cos, sin)
+
+  def step(x, numbered):
+    i, layer = numbered
+    return _block(config, layer)(
+        x, rotate, lambda *qkv: attend(i, *qkv), lora_scale
+    )
+
+  if remat == 'full':
+    step = jax.checkpoint(step)
+  stack = params['layers']
+  if isinstance(stack, tuple):
+    kept = []
+    for numbered in enumerate(stack):
+      x, keep = step(x, numbered)
+      kept.append(keep)
+    kept = tuple(kept)
+  else:
+    x, kept = jax.lax.scan(step, x, (jnp.arange(config.num_layers), stack))
+  norm = nnx.eval_shape(
+      lambda: layers.RMSNorm(config.embed_dim, 'embed', config.norm_eps)
+  )
+  norm.scale.set_value(params['final_norm']['scale'])
+  return norm(x), kept
+
+
+def _embed(params: Params, tokens: Int[Array, '*B'], dtype: jnp.dtype):
+  return params['embed']['table'][tokens].astype(dtype)
+
+
+def hidden(
+    params: Params,
+    config: config_lib.ModelConfig,
+    tokens: Int[Array, 'B T'],
+    positions: Int[Array, 'B T'],
+    segments: Int[Array, 'B T'] | None,
+    *,
+    dtype: jnp.dtype,
+    lora_scale: float = 0.0,
+    remat: Remat = 'none',
+) -> Float[Array, 'B T D']:
+  """Returns the stream after the final norm: `logits` of it are the model's.
+
+  Args:
+    params: Weights; with adapters if `lora.join` put them there.
+    config: The model.
+    tokens: Ids.  Padding may hold any id below V.
+    positions: Place of each token in its own sequence, in tokens from 0.
+    segments: Which sequence of its row each token belongs to, for packed rows;
+      None if each row is one sequence, padded on the right.
+    dtype: Of the computation, and of the result.
+    lora_scale: alpha / rank of the adapters.
+    remat: 'full' recomputes each layer in the backward pass.
+  """
+
+  def attend(_, q, k, v):
+    return attention.causal(q, k, v, segments), None
+
+  x = _embed(params, tokens, dtype)
+  x, _ = _run(
+      params, config, x, positions, attend, lora_scale=lora_scale, remat=remat
+  )
+  return x
+
+
+def logits(
+    params: Params, config: config_lib.ModelConfig, x: Float[Array, '*B D']
+) -> Float[Array, '*B V']:
+  """Returns the logits, float32 whatever the dtype of `x`."""
+  if config.tied:
+    head, subscript = params['embed']['table'], '...D,VD->...V'
+  else:
+    head, subscript = params['lm_head']['kernel'], '...D,DV->...V'
+  return jnp.einsum(
+      subscript, x, head.astype(x.dtype), preferred_element_type=jnp.float32
+  )
+
+
+def prefill(
+    params: Params,
+    config: config_lib.ModelConfig,
+    tokens: Int[Array, 'B T'],
+    lengths: Int[Array, ' B'],
+    *,
+    capacity: int,
+    dtype: jnp.dtype,
+    lora_scale: float = 0.0,
+) -> tuple[Float[Array, 'B D'], Cache]:
+  """Reads prompts, padded on the right, into a new cache.
+
+  Args:
+    params: Weights.
+    config: The model.
+    tokens: Prompts; slot t of the cache gets the key and value of tokens[:, t].
+    lengths: Of each prompt, in tokens, at least 1.
+    capacity: S, at least T.
+    dtype: Of the computation and of the cache.
+    lora_scale: alpha / rank of the adapters.
+
+  Returns:
+    The stream at each prompt's last token, and the cache.
+  """
+  T = tokens.shape[1]
+
+  def attend(_, q, k, v):
+    widths = ((0, 0), (0, 0), (0, capacity - T), (0, 0))
+    keep = [jnp.pad(jnp.swapaxes(x, 1, 2), widths) for x in (k, v)]
+    return attention.causal(q, k, v, None), tuple(keep)
+
+  positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), tokens.shape)
+  x = _embed(params, tokens, dtype)
+  x, kept = _run(params, config, x, positions, attend, lora_scale=lora_scale)
+  if not isinstance(params['layers'], tuple):
+    kept = tuple((kept[0][i], kept[1][i]) for i in range(config.num_layers))
+  last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
+  return last[:, 0], kept
+
+
+def decode(
+    params: Params,
+    config: config_lib.ModelConfig,
+    tokens: Int[Array, ' B'],
+    positions: Int[Array, ' B'],
+    slot: Int[Array, ''],
+    valid: Bool[Array, 'B S'],
+    cache: Cache,
+    *,
+    dtype: jnp.dtype,
+    lora_scale: float = 0.0,
+) -> tuple[Float[Array, 'B D'], Cache]:
+  """Reads one token per row beside a cache.
+
+  Args:
+    params: Weights, unstacked.
+    config: The model.
+    tokens: The last token of each row.
+    positions: Its place in the row's own sequence.
+    slot: Where in the cache its key and value go, the same for all rows, so
+      that the update happens in place.
+    valid: Which slots each row may see, `slot` among them.
+    cache: Donated: do not use it again.
+    dtype: Of the computation.
+    lora_scale: alpha / rank of the adapters.
+
+  Returns:
+    The stream at these tokens, and the cache.
+  """
+
+  def attend(i, q, k, v):
+    put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+        old, jnp.swapaxes(new, 1, 2).astype(old.dtype), slot, 2
+    )
+    keys, values = put(cache[i][0], k), put(cache[i][1], v)
+    out = attention.cached(q[:, 0], keys, values, valid)
+    return out[:, None], (keys, values)
+
+  x = _embed(params, tokens, dtype)[:, None]
+  x, cache = _run(
+      params, config, x, positions[:, None], attend, lora_scale=lora_scale
+  )
+  return x[:, 0], cache

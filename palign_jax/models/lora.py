@@ -1,0 +1,83 @@
+"""Low-rank adapters on all seven projections of every layer.
+
+Source: Hu et al. 2021, arXiv 2106.09685; scale alpha / rank as in PEFT.
+Adapters are a tree of their own, float32, beside frozen weights of any dtype.
+"""
+
+import math
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+
+from palign_jax.models import config as config_lib, decoder
+
+PROJECTIONS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+
+
+def init(
+    config: config_lib.ModelConfig, rank: int, key: jax.Array
+) -> decoder.Params:
+  """Returns adapters that change nothing yet: B is zero, A is random.
+
+  A is uniform within 1 / sqrt(fan in), which is PEFT's initialisation.
+  """
+  shapes = decoder.abstract(config, jnp.float32)['layers']
+  adapters = {}
+  for name in PROJECTIONS:
+    _, *shape = shapes[name]['kernel'].shape
+    cut = 2 if name == 'o' else 1
+    into, out = tuple(shape[:cut]), tuple(shape[cut:])
+    key, draw = jax.random.split(key)
+    bound = 1 / math.sqrt(math.prod(into))
+    adapters[name] = {
+        'lora_a': jax.random.uniform(
+            draw,
+            (config.num_layers, *into, rank),
+            jnp.float32,
+            minval=-bound,
+            maxval=bound,
+        ),
+        'lora_b': jnp.zeros((config.num_layers, rank, *out), jnp.float32),
+    }
+  return {'layers': adapters}
+
+
+def logical_axes(config: config_lib.ModelConfig, rank: int) -> decoder.Params:
+  """Returns the names of the axes of each adapter's parameters."""
+  axes = decoder.logical_axes(config, rank)['layers']
+  keep = lambda tree: {k: v for k, v in tree.items() if k.startswith('lora_')}
+  return {'layers': {name: keep(axes[name]) for name in PROJECTIONS}}
+
+
+def join(params: decoder.Params, adapters: decoder.Params) -> decoder.Params:
+  """Returns one tree with the adapters beside their kernels (no copies)."""
+  flat = traverse_util.flatten_dict(params)
+  return traverse_util.unflatten_dict(
+      flat | traverse_util.flatten_dict(adapters)
+  )
+
+
+def merge(params: Any, adapters: Any, scale: float) -> decoder.Params:
+  """Returns weights that alone do what base and adapters do together.
+
+  Args:
+    params: Stacked weights.
+    adapters: Of the same model.
+    scale: alpha / rank.
+
+  Returns:
+    Weights in the dtype of `params`; the sum is float32 before it is cast.
+  """
+
+  def add(kernel, lora_a, lora_b):
+    product = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(lora_a, lora_b)
+    total = kernel.astype(jnp.float32) + product * jnp.float32(scale)
+    return total.astype(kernel.dtype)
+
+  merged = dict(params['layers'])
+  for name, adapter in adapters['layers'].items():
+    kernel = add(merged[name]['kernel'], adapter['lora_a'], adapter['lora_b'])
+    merged[name] = {**merged[name], 'kernel': kernel}
+  return {**params, 'layers': merged}

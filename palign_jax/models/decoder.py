@@ -81,7 +81,7 @@ def _graph(config: config_lib.ModelConfig, rank: int):
   return graph, state, _axes(state)
 
 
-def _axes(state: nnx.State) -> Params:
+def _axes(state) -> Params:
   names = {p: v.get_metadata('axes') for p, v in nnx.to_flat_state(state)}
   return nnx.traversals.unflatten_mapping(names)
 

@@ -27,8 +27,8 @@ class CorpusConfig:
     style: How the traces are written.
   """
 
-  kinds: Mapping[str, float]
-  steps: Mapping[int, float]
+  kinds: Mapping[str, float | int]
+  steps: Mapping[int, float | int]
   seed: int
   split: str = 'train'
   num_facts: int = 8

@@ -7,12 +7,11 @@ its numbers and operations alone, never from its names or words, so that no
 stream of training problems can hold an evaluation problem.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import random
 import re
-from typing import Any
 
 from palign_jax.core import errors
 
@@ -240,42 +239,3 @@ def split_of(start: int, events: Sequence[Event]) -> str:
   """Returns the split that a story belongs to, by its fingerprint."""
   held_out = fingerprint(start, events) % _ONE_IN_EVAL == 0
   return 'eval' if held_out else 'train'
-
-
-def questions(
-    count: int, *, seed: int, split: str, steps: Sequence[int]
-) -> Iterator[dict[str, Any]]:
-  """Yields rows of a question file, no two with the same fingerprint.
-
-  Args:
-    count: Number of rows.
-    seed: Names the stream of problems.
-    split: 'train' or 'eval'.
-    steps: Steps of the problems, each in turn.
-
-  Yields:
-    Rows with `id`, `question`, `answer` and `steps`.
-
-  Raises:
-    ConfigError: If the world has too few different problems.
-  """
-  seen: set[int] = set()
-  tried = 0
-  while len(seen) < count:
-    if tried == 20 * count + 1000:
-      raise errors.ConfigError(
-          f'sandbox: {count} different questions of {list(steps)} steps are'
-          f' too many; {len(seen)} were found. Ask for fewer or more steps.'
-      )
-    found = problem(seed, tried, steps[tried % len(steps)], split)
-    tried += 1
-    mark = fingerprint(found.start, found.events)
-    if mark in seen:
-      continue
-    seen.add(mark)
-    yield {
-        'id': found.id,
-        'question': found.question,
-        'answer': found.answer,
-        'steps': found.steps,
-    }

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from palign_jax.models import attention, config as config_lib, layers, rope
@@ -53,7 +54,7 @@ def _split(module: nnx.Module) -> Params:
 
 
 def init(
-    config: config_lib.ModelConfig, key: jax.Array, dtype: jnp.dtype
+    config: config_lib.ModelConfig, key: jax.Array, dtype: DTypeLike
 ) -> Params:
   """Returns random weights; jit it with out_shardings to make them in place."""
   key, ends_key = jax.random.split(key)
@@ -66,7 +67,7 @@ def init(
   return jax.tree.map(lambda x: x.astype(dtype), {**ends, 'layers': stack})
 
 
-def abstract(config: config_lib.ModelConfig, dtype: jnp.dtype) -> Params:
+def abstract(config: config_lib.ModelConfig, dtype: DTypeLike) -> Params:
   """Returns the shapes and dtypes of the weights, without making them."""
   return jax.eval_shape(lambda: init(config, jax.random.key(0), dtype))
 
@@ -174,7 +175,7 @@ def _run(
   return norm(x), kept
 
 
-def _embed(params: Params, tokens: Int[Array, '*B'], dtype: jnp.dtype):
+def _embed(params: Params, tokens: Int[Array, '*B'], dtype: DTypeLike):
   return params['embed']['table'][tokens].astype(dtype)
 
 
@@ -185,7 +186,7 @@ def hidden(
     positions: Int[Array, 'B T'],
     segments: Int[Array, 'B T'] | None,
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     lora_scale: float = 0.0,
     remat: Remat = 'none',
 ) -> Float[Array, 'B T D']:
@@ -233,7 +234,7 @@ def prefill(
     lengths: Int[Array, ' B'],
     *,
     capacity: int,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     lora_scale: float = 0.0,
 ) -> tuple[Float[Array, 'B D'], Cache]:
   """Reads prompts, padded on the right, into a new cache.
@@ -275,7 +276,7 @@ def decode(
     valid: Bool[Array, 'B S'],
     cache: Cache,
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     lora_scale: float = 0.0,
 ) -> tuple[Float[Array, 'B D'], Cache]:
   """Reads one token per row beside a cache.

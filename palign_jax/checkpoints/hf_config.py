@@ -160,17 +160,21 @@ def write(
       `raw` has no max_position_embeddings.
   """
   hf_fields.number(raw, 'max_position_embeddings', int, _AT)
-  for name, family in _FAMILIES.items():
-    if (family.qkv_bias, family.qk_norm) == (config.qkv_bias, config.qk_norm):
-      break
-  else:
+  kind = (config.qkv_bias, config.qk_norm)
+  fitting = [
+      (name, family)
+      for name, family in _FAMILIES.items()
+      if (family.qkv_bias, family.qk_norm) == kind
+  ]
+  if not fitting:
     raise errors.CheckpointError(
         f'No architecture has qkv_bias={config.qkv_bias} together with'
         f' qk_norm={config.qk_norm}; known are {", ".join(_FAMILIES)}.'
     )
+  ((architecture, family),) = fitting
   kept = (*hf_fields.PASSED, *hf_fields.FIXED)
   return {
-      'architectures': [name],
+      'architectures': [architecture],
       'model_type': family.model_type,
       'hidden_act': 'silu',
       **{name: value for name, value in raw.items() if name in kept},

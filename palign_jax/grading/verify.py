@@ -94,7 +94,7 @@ class Grader:
       self,
       *,
       num_workers: int,
-      limit_s: float,
+      limit_s: float | int,
       judge: Callable[[tuple[str, str]], Verdict] = is_equal,
   ):
     self._pool = workers.Workers(

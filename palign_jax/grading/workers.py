@@ -46,7 +46,11 @@ class Workers:
   """
 
   def __init__(
-      self, function: Callable[[Any], Any], *, num_workers: int, limit_s: float
+      self,
+      function: Callable[[Any], Any],
+      *,
+      num_workers: int,
+      limit_s: float | int,
   ):
     self._function = function
     self._num_workers = num_workers
@@ -100,7 +104,7 @@ class Workers:
 class _Worker:
   """One process, what it is doing, and until when it may."""
 
-  def __init__(self, function: Callable[[Any], Any], limit_s: float):
+  def __init__(self, function: Callable[[Any], Any], limit_s: float | int):
     self._limit_s = limit_s
     self.pipe, theirs = multiprocessing.connection.Pipe()
     folders = [folder or os.getcwd() for folder in sys.path]
@@ -152,7 +156,7 @@ class _Worker:
     self.pipe.close()
 
 
-def serve(limit_s: float) -> None:
+def serve(limit_s: float | int) -> None:
   """Answers the items that come through the pipe on standard input.
 
   Args:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_BLOCK = 256  # Queries at a time.
+_BLOCK = 64  # Queries at a time; small, as nothing after a block is read.
 _EXTENTS = 8  # Key lengths compiled for; more save work, less compile time.
 
 
@@ -89,15 +89,20 @@ def masked(
   A query that may see nothing gets the mean of all values.
   """
   B, T, N, H = q.shape
-  K = k.shape[2]
-  q_BTKGH = (q * q.dtype.type(H**-0.5)).reshape(B, T, K, N // K, H)
+  S, K = k.shape[1:3]
+  # One matrix product per row and KV head, over contiguous operands: on a CPU
+  # three times as fast as contracting [B T K G H] with [B S K H] in place.
+  heads = lambda x: jnp.swapaxes(x, 1, 2).reshape(B * K, -1, H)
+  q = (q * q.dtype.type(H**-0.5)).reshape(B, T, K, N // K, H)
+  q_ZTH = jnp.moveaxis(q, 1, 3).reshape(B * K, -1, H)
   score = jnp.einsum(
-      'BTKGH,BSKH->BKGTS', q_BTKGH, k, preferred_element_type=jnp.float32
-  )
-  score = jnp.where(mask[:, None, None], score, jnp.float32(-1e30))
-  p = jax.nn.softmax(score, axis=-1).astype(v.dtype)
-  out_BTKGH = jnp.einsum('BKGTS,BSKH->BTKGH', p, v)
-  return out_BTKGH.reshape(B, T, N, H)
+      'ZTH,ZSH->ZTS', q_ZTH, heads(k), preferred_element_type=jnp.float32
+  ).reshape(B, K, N // K, T, S)
+  bias = jnp.where(mask, jnp.float32(0), jnp.float32(-1e30))
+  p = jax.nn.softmax(score + bias[:, None, None], axis=-1).astype(v.dtype)
+  out = jnp.einsum('ZTS,ZSH->ZTH', p.reshape(B * K, -1, S), heads(v))
+  out_BKGTH = out.reshape(B, K, N // K, T, H)
+  return jnp.moveaxis(out_BKGTH, 3, 1).reshape(B, T, N, H)
 
 
 def cached(

@@ -63,7 +63,7 @@ def _yarn(
 
   low = max(math.floor(channel(s.beta_fast)), 0)
   high = min(math.ceil(channel(s.beta_slow)), 2 * len(freq) - 1)
-  stretch = (np.arange(len(freq)) - low) / max(high - low, 1e-3)
+  stretch = (np.arange(len(freq)) - low) / (high - low or 1e-3)
   stretch = np.clip(stretch, 0, 1)
   return stretch * freq / s.factor + (1 - stretch) * freq
 

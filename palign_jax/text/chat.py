@@ -12,7 +12,7 @@ thinking, in training as in evaluation.
 
 from collections.abc import Collection, Sequence
 import functools
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from palign_jax.core import errors
 
@@ -24,6 +24,7 @@ DATE = '26 Jul 2024'
 _SENTINEL = 'Qx7reply7xQ'
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
   """What `Chat` needs of text/tokenizer.py."""
 

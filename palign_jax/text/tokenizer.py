@@ -154,9 +154,9 @@ class Tokenizer:
           enable_thinking=False,
           date_string=chat_lib.DATE,
       )
-    except jinja2.TemplateError as e:
+    except (jinja2.TemplateError, TypeError) as e:
       raise errors.CheckpointError(
-          f'{self.name}: the chat template fails ({e}); it must render a user'
+          f'{self.name}: the chat template fails ({_first_line(e)}); it must render a user'
           ' turn and an assistant turn without a system turn.'
       ) from e
 

@@ -156,8 +156,8 @@ class Tokenizer:
       )
     except (jinja2.TemplateError, TypeError) as e:
       raise errors.CheckpointError(
-          f'{self.name}: the chat template fails ({_first_line(e)}); it must render a user'
-          ' turn and an assistant turn without a system turn.'
+          f'{self.name}: the chat template fails ({_first_line(e)}); it must'
+          ' render a user turn and an assistant turn without a system turn.'
       ) from e
 
   @functools.cached_property

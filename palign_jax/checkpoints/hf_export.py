@@ -1,0 +1,227 @@
+"""Writes folders that Hugging Face's libraries load, and so do we.
+
+Tensors go from the devices to the file one at a time.  On disk a folder
+appears whole under its name; elsewhere its config comes last, and a folder
+without one is no model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import json
+import os
+import sys
+from typing import Any
+
+from etils import epath
+from flax import traverse_util
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from palign_jax.checkpoints import (
+    folders,
+    hf_config,
+    hf_import,
+    hf_names,
+    hf_writer,
+)
+from palign_jax.core import errors
+from palign_jax.models import config as config_lib, decoder
+
+MAX_FILE_BYTES = 4 << 30
+_CONFIGS = ('config.json', 'adapter_config.json')
+_TARGETS = (
+    'q_proj',
+    'k_proj',
+    'v_proj',
+    'o_proj',
+    'gate_proj',
+    'up_proj',
+    'down_proj',
+)
+
+
+def save(
+    folder: epath.PathLike,
+    model: hf_import.Model,
+    *,
+    tokenizer_folder: epath.PathLike,
+    dtype: jnp.dtype,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+  """Writes a model with its tokenizer; every process must call it.
+
+  Args:
+    folder: Is replaced if it is there.
+    model: With the weights to write; adapters must be merged before.
+    tokenizer_folder: Its tokenizer files are copied byte for byte.
+    dtype: Of the tensors written.
+    max_file_bytes: Above it weights are split over several files.
+
+  Raises:
+    CheckpointError: If there is no tokenizer, no architecture fits the
+      config, or the folder cannot be written.
+  """
+  dtype = jnp.dtype(dtype)
+  tokenizer = [
+      epath.Path(tokenizer_folder) / x for x in folders.TOKENIZER_FILES
+  ]
+  tokenizer = [path for path in tokenizer if path.is_file()]
+  if not tokenizer:
+    raise errors.CheckpointError(
+        f'{tokenizer_folder}: no tokenizer files to export with the model.'
+    )
+  raw = hf_config.write(model.config, model.raw_config, dtype.name)
+  generation = model.raw_generation or _generation(model)
+  table, sizes = hf_names.rows(model.config), hf_names.sizes(model.config)
+  tensors = list(_tensors(model.params, table, sizes))
+
+  def fill(place: epath.Path) -> None:
+    for path in tokenizer:
+      path.copy(place / path.name, overwrite=True)
+    _write_json(place / 'generation_config.json', generation)
+    hf_writer.write(
+        place,
+        tensors,
+        dtype,
+        stem='model',
+        max_bytes=max_file_bytes,
+    )
+    _write_json(place / 'config.json', raw)
+
+  _publish(epath.Path(folder), fill, tensors)
+
+
+def save_adapter(
+    folder: epath.PathLike,
+    adapters: decoder.Params,
+    config: config_lib.ModelConfig,
+    *,
+    alpha: float,
+    base_name: str,
+) -> None:
+  """Writes adapters as PEFT does, float32; every process must call it.
+
+  Args:
+    folder: Is replaced if it is there.
+    adapters: As from `lora.init`.
+    config: Of the base model.
+    alpha: The adapters are scaled by alpha / rank.
+    base_name: Where the base model is, for those who load the adapter.
+
+  Raises:
+    CheckpointError: If the folder cannot be written.
+  """
+  rank = adapters['layers']['q']['lora_a'].shape[-1]
+  raw = {
+      'peft_type': 'LORA',
+      'task_type': 'CAUSAL_LM',
+      'base_model_name_or_path': base_name,
+      'r': rank,
+      'lora_alpha': alpha,
+      'lora_dropout': 0.0,
+      'bias': 'none',
+      'target_modules': list(_TARGETS),
+      'fan_in_fan_out': False,
+      'inference_mode': True,
+      'modules_to_save': None,
+  }
+  table, sizes = hf_names.adapter_rows(), hf_names.sizes(config, rank)
+  tensors = list(_tensors(adapters, table, sizes))
+
+  def fill(place: epath.Path) -> None:
+    hf_writer.write(
+        place,
+        tensors,
+        jnp.dtype(jnp.float32),
+        stem='adapter_model',
+        max_bytes=sys.maxsize,  # PEFT knows no index.
+    )
+    _write_json(place / 'adapter_config.json', raw)
+
+  _publish(epath.Path(folder), fill, tensors)
+
+
+def _tensors(
+    params: decoder.Params,
+    table: tuple[hf_names.Row, ...],
+    sizes: hf_names.Sizes,
+) -> Iterator[hf_writer.Tensor]:
+  """Yields the tensors of the table, those of a layer beside each other."""
+  flat = traverse_util.flatten_dict(params)
+
+  def tensor(row: hf_names.Row, i: int | None) -> hf_writer.Tensor:
+    get = lambda: row.to_hf(_fetch(flat[row.path], i), sizes)
+    return hf_writer.Tensor(row.hf.format(i), row.hf_shape(sizes), get)
+
+  stacked = [row for row in table if row.stacked]
+  for i in range(sizes['L']):
+    yield from (tensor(row, i) for row in stacked)
+  yield from (tensor(row, None) for row in table if not row.stacked)
+
+
+def _fetch(x: jax.Array, layer: int | None) -> np.ndarray:
+  """Returns an array, or one layer of it, from wherever its parts lie."""
+  x = x if layer is None else x[layer]
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return multihost_utils.process_allgather(x, tiled=True)
+  return np.asarray(x)
+
+
+def _generation(model: hf_import.Model) -> dict[str, Any]:
+  ids = ('bos_token_id', 'pad_token_id')
+  known = {name: model.raw_config.get(name) for name in ids}
+  known = {name: value for name, value in known.items() if value is not None}
+  return known | {'eos_token_id': list(model.stop_ids)}
+
+
+def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+def _publish(
+    folder: epath.Path,
+    fill: Callable[[epath.Path], None],
+    tensors: list[hf_writer.Tensor],
+) -> None:
+  """Fills a folder in process 0; the others take part in what it fetches."""
+  if jax.process_index() == 0:
+    try:
+      _replace(folder, fill)
+    except OSError as e:
+      raise errors.CheckpointError(
+          f'{folder}: cannot be written ({e.strerror or e}); nothing in its'
+          ' place was changed.'
+      ) from e
+  else:
+    for tensor in tensors:
+      tensor.get()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f'export {folder}')
+
+
+def _replace(folder: epath.Path, fill: Callable[[epath.Path], None]) -> None:
+  if folder.exists() and not any((folder / x).is_file() for x in _CONFIGS):
+    raise errors.CheckpointError(
+        f'{folder}: is there and is no exported model; remove it, or export'
+        ' elsewhere.'
+    )
+  if '://' in str(folder):
+    if folder.exists():
+      folder.rmtree()
+    folder.mkdir(parents=True)
+    fill(folder)
+    return
+  beside = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
+  old = folder.with_name(f'.{folder.name}.{os.getpid()}.old')
+  beside.mkdir(parents=True)
+  try:
+    fill(beside)
+    if folder.exists():
+      os.replace(folder, old)
+    os.replace(beside, folder)
+  finally:
+    if beside.exists():
+      beside.rmtree()
+  if old.exists():
+    old.rmtree()

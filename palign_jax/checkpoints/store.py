@@ -1,0 +1,126 @@
+"""Training checkpoints: <directory>/<step>/.
+
+One holds the TrainState, as sharded arrays, and where the batch iterator
+stood, as JSON.  The two are saved together or not at all, so a resumed run
+sees the batches it would have seen (tests/training/loop_test.py checks it bit
+for bit).
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from palign_jax.core import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """What `restore` found.  `step` counts finished optimiser steps."""
+
+  step: int
+  state: Any
+  data: Mapping[str, Any]
+
+
+class CheckpointStore:
+  """Numbered checkpoints.  Saves in the background; leaving `with` waits."""
+
+  def __init__(self, directory: epath.PathLike, *, keep: int):
+    self._directory = epath.Path(directory)
+    if '://' not in str(directory):
+      self._directory = self._directory.absolute()
+    self._checkpointer = ocp.training.Checkpointer(
+        self._directory,
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+    )
+    self._broken: set[int] = set()
+
+  def __enter__(self) -> 'CheckpointStore':
+    return self
+
+  def __exit__(self, *exc):
+    self._checkpointer.close()
+
+  def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
+    """Saves `step`, unless it is there already and could be read."""
+    if step in self._broken or step not in self._steps():
+      self._checkpointer.save_async(
+          step,
+          state,
+          force=True,
+          overwrite=step in self._broken,
+          custom_metadata=dict(data),
+      )
+      self._broken.discard(step)
+
+  def restore(self, like: Any, step: int | None = None) -> Restored | None:
+    """Returns one checkpoint, or None if there is none at all.
+
+    Args:
+      like: A TrainState of arrays or `ShapeDtypeStruct`s; it gives structure,
+        shapes, dtypes, and the sharding each array is restored into.
+      step: Which one; None for the latest that can be read.  One that cannot
+        (a disk that lost part of it) is logged, and written anew when training
+        passes it again.
+
+    Raises:
+      CheckpointError: If `step` is absent, its arrays do not fit `like`, or no
+        checkpoint can be read.
+    """
+    steps = self._steps()
+    if step is not None:
+      if step not in steps:
+        raise errors.CheckpointError(
+            f'{self._directory} has no step {step}; it has {steps}.'
+        )
+      return self._load(step, like)
+    for candidate in reversed(steps):
+      try:
+        return self._load(candidate, like)
+      except errors.PalignError:
+        raise
+      except Exception as e:  # Orbax has no one type for what is broken.
+        self._broken.add(candidate)
+        logging.warning(
+            'Checkpoint %s/%d cannot be read (%s); trying the one before.',
+            self._directory,
+            candidate,
+            str(e).partition('\n')[0],
+        )
+    if steps:
+      raise errors.CheckpointError(
+          f'{self._directory}: none of the checkpoints {steps} can be read;'
+          ' remove the folder to start anew.'
+      )
+    return None
+
+  def _load(self, step: int, like: Any) -> Restored:
+    saved = self._checkpointer.metadata(step)
+    if differ := sorted(_leaves(saved.metadata) ^ _leaves(like)):
+      raise errors.CheckpointError(
+          f'{self._directory}/{step} is of another model or optimiser; one of'
+          f' the two lacks each of: {", ".join(differ)}.'
+      )
+    state = self._checkpointer.load(step, jax.tree.map(_abstract, like))
+    return Restored(step, state, saved.custom_metadata)
+
+  def _steps(self) -> list[int]:
+    return sorted(c.step for c in self._checkpointer.checkpoints)
+
+
+def _leaves(tree: Any) -> set[str]:
+  """Returns each leaf as text, like 'params/mlp/up float32[16, 8]'."""
+  return {
+      f'{jax.tree_util.keystr(path, simple=True, separator="/")}'
+      f' {x.dtype}{list(x.shape)}'
+      for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

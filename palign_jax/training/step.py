@@ -1,0 +1,191 @@
+"""One optimiser step: loss, gradient, clipping, update.
+
+The loss is the weighted sum over the weight of the whole step, so neither
+packing nor accumulation changes it.  A step whose loss or gradient is not
+finite changes nothing and says so in its scalars; the loop stops there.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import numpy as np
+import optax
+
+from palign_jax.core import errors
+from palign_jax.models import config as config_lib, decoder, lora
+from palign_jax.parallel import mesh as mesh_lib
+from palign_jax.training import loss as loss_lib, optim
+
+Scalars = dict[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """What a step changes.  `step` counts finished optimiser steps."""
+
+  step: Any
+  params: Any
+  opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+  """How a batch becomes an update.
+
+  Attributes:
+    num_microbatches: Parts of a batch computed one after the other.
+  """
+
+  num_microbatches: int
+
+
+def init(
+    params: decoder.Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Returns the state before the first step, sharded as `params` are.
+
+  Args:
+    params: What is trained, float32: all weights, or adapters.  Goes into the
+      state, hence is donated with it.
+    optimizer: From `optim.make`.
+  """
+  everywhere = _replicated(params)
+  # Committed to its place, as what comes out of a step is: otherwise the
+  # second step compiles anew.
+  params = jax.tree.map(lambda x: jax.device_put(x, x.sharding), params)
+  # Not under jit: zeros_like of an array takes over its sharding.
+  spread = lambda x: x if _is_split(x) else jax.device_put(x, everywhere)
+  opt_state = jax.tree.map(spread, optimizer.init(params))
+  step = jax.device_put(np.zeros((), np.int32), everywhere)
+  return TrainState(step, params, opt_state)
+
+
+def _is_split(x: Array) -> bool:
+  return isinstance(x.sharding, jax.sharding.NamedSharding)
+
+
+def _replicated(params: Any) -> jax.sharding.Sharding:
+  sharding = jax.tree.leaves(params)[0].sharding
+  if isinstance(sharding, jax.sharding.NamedSharding):
+    return jax.sharding.NamedSharding(
+        sharding.mesh, jax.sharding.PartitionSpec()
+    )
+  return sharding
+
+
+def make(
+    model_config: config_lib.ModelConfig,
+    loss_config: loss_lib.LossConfig,
+    optimizer: optax.GradientTransformation,
+    rate: optim.Schedule,
+    clip_norm: float,
+) -> Callable[..., tuple[TrainState, Scalars]]:
+  """Returns the pure step: (frozen, state, batch) -> (state, scalars).
+
+  `frozen` holds the weights that are not trained, in any dtype ({} if all
+  are); the arrays of `batch` are [microbatch, B, T].
+  """
+
+  def step(frozen: decoder.Params, state: TrainState, batch: loss_lib.Batch):
+    weight = jnp.sum(loss_lib.targets(batch)[1])
+    per_weight = 1 / jnp.where(weight > 0, weight, jnp.float32(1))
+
+    def objective(params, micro):
+      total = loss_lib.weighted_sum(
+          lora.join(frozen, params), model_config, micro, loss_config
+      )
+      return total * per_weight
+
+    loss, grads = _accumulate(
+        jax.value_and_grad(objective), state.params, batch
+    )
+    squares = jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(grads)])
+    norm = jnp.sqrt(jnp.sum(squares))
+    scale = jnp.minimum(jnp.float32(1), jnp.float32(clip_norm) / norm)
+    grads = jax.tree.map(lambda g: g * scale, grads)
+    with jax.numpy_dtype_promotion('standard'):  # Optax: beta**count.
+      updates, opt_state = optimizer.update(
+          grads, state.opt_state, state.params
+      )
+    new = TrainState(
+        state.step + 1, optax.apply_updates(state.params, updates), opt_state
+    )
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    scalars = {
+        'loss': loss,
+        'grad_norm': norm,
+        'weight': weight,
+        'lr': rate(state.step),
+        'bad_leaf': _first_bad(squares),
+    }
+    keep = lambda a, b: jnp.where(finite, a, b)
+    return jax.tree.map(keep, new, state), scalars
+
+  return step
+
+
+def _accumulate(value_and_grad, params, batch: loss_lib.Batch):
+  """Returns the sums over the microbatches of the value and the gradient."""
+  if len(batch['tokens']) == 1:
+    return value_and_grad(params, {k: v[0] for k, v in batch.items()})
+
+  def body(total, micro):
+    return jax.tree.map(jnp.add, total, value_and_grad(params, micro)), None
+
+  zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
+  return jax.lax.scan(body, zeros, batch)[0]
+
+
+def _first_bad(squares: Float[Array, ' L']) -> Array:
+  bad = ~jnp.isfinite(squares)
+  return jnp.where(jnp.any(bad), jnp.argmax(bad), -1)
+
+
+def compile(
+    pure: Callable[..., tuple[TrainState, Scalars]],
+    config: StepConfig,
+    frozen: decoder.Params,
+    state: TrainState,
+    mesh: jax.sharding.Mesh | None,
+) -> Callable[
+    [TrainState, Mapping[str, np.ndarray]], tuple[TrainState, Scalars]
+]:
+  """Returns (state, batch of numpy arrays) -> (state, scalars), jitted.
+
+  The state that goes in is donated: do not use it again.
+
+  Args:
+    pure: From `make`.
+    config: How a batch is split.
+    frozen: See `make`.
+    state: Gives the shardings of the state that comes out; not consumed.
+    mesh: Its axes 'data' and 'fsdp' split the rows; None for one device.
+  """
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  jitted = jax.jit(pure, donate_argnums=1, out_shardings=(shardings, None))
+  spec = jax.sharding.PartitionSpec(None, *mesh_lib.ROWS)
+  by_row = jax.sharding.NamedSharding(mesh, spec) if mesh else None
+  num_ways = mesh_lib.num_row_shards(mesh) if mesh else 1
+
+  def run(state, batch):
+    return jitted(frozen, state, {k: place(v) for k, v in batch.items()})
+
+  def place(x: np.ndarray) -> Array:
+    num_rows, parts = len(x), config.num_microbatches * num_ways
+    if num_rows % parts:
+      raise errors.ConfigError(
+          f'A batch of {num_rows} rows does not split into'
+          f' {config.num_microbatches} microbatches over {num_ways} devices;'
+          f' make batch_size a multiple of {parts}.'
+      )
+    x = x.reshape(config.num_microbatches, -1, x.shape[-1])
+    if by_row is None:
+      return jnp.asarray(x)
+    return jax.make_array_from_callback(x.shape, by_row, lambda at: x[at])
+
+  return run

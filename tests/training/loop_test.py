@@ -1,0 +1,115 @@
+"""A run that stops and resumes is the run that never stopped."""
+
+import jax
+import numpy as np
+import pytest
+
+from palign_jax.checkpoints import store as store_lib
+from palign_jax.core import errors, jsonl
+from palign_jax.training import data, loop, metrics
+from tests.training import tiny
+
+EXAMPLES = [tiny.example(i, 5 + i % 9) for i in range(30)]
+DATA = data.DataConfig(max_tokens=32, batch_size=2, max_waiting=3)
+
+
+def batches(num_epochs=9):
+  return data.PackedBatches(data.shuffled(EXAMPLES, num_epochs, seed=1), DATA)
+
+
+@pytest.fixture(scope='module')
+def step_fn():
+  return tiny.stepper(tiny.start(tiny.params()), {})
+
+
+def run(
+    directory,
+    num_steps,
+    step_fn,
+    stream=None,
+    log_every=1,
+    save_every=2,
+    save_every_s=1e9,
+):
+  """Returns the final state and the logged losses."""
+  config = loop.LoopConfig(num_steps, log_every, save_every, save_every_s)
+  with (
+      store_lib.CheckpointStore(directory / 'checkpoints', keep=2) as store,
+      metrics.MetricsWriter(directory) as writer,
+  ):
+    state = loop.train(
+        config,
+        tiny.start(tiny.params()),
+        step_fn,
+        stream or batches(),
+        store,
+        writer,
+    )
+  return jax.device_get(state)
+
+
+def losses(directory):
+  rows = jsonl.read(directory / 'metrics.jsonl')
+  return [(row['step'], row['loss'], row['lr']) for row in rows]
+
+
+def same(got, want):
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_resumed_equals_uninterrupted(tmp_path, step_fn):
+  want = run(tmp_path / 'whole', 7, step_fn)
+  run(tmp_path / 'parts', 3, step_fn)
+  got = run(tmp_path / 'parts', 7, step_fn)
+  same(got, want)
+  assert losses(tmp_path / 'parts') == losses(tmp_path / 'whole')
+  assert [step for step, _, _ in losses(tmp_path / 'whole')] == list(
+      range(1, 8)
+  )
+
+
+def test_a_finished_run_does_nothing(tmp_path, step_fn):
+  want = run(tmp_path, 2, step_fn)
+  before = losses(tmp_path)
+  got = run(tmp_path, 2, lambda *_: pytest.fail('a step was made'))
+  same(got, want)
+  assert losses(tmp_path) == before
+
+
+class Poisoned(data.PackedBatches):
+  """From batch `first_bad` on, weights are nan."""
+
+  first_bad = 4
+
+  def __iter__(self):
+    for number, batch in enumerate(super().__iter__(), 1):
+      bad = np.full_like(batch['weights'], np.nan)
+      yield batch | {'weights': bad} if number >= self.first_bad else batch
+
+
+def poisoned():
+  return Poisoned(data.shuffled(EXAMPLES, 9, seed=1), DATA)
+
+
+@pytest.mark.parametrize('log_every', [1, 100])
+def test_nan_stops_the_run_and_is_never_saved(tmp_path, step_fn, log_every):
+  message = r'Loss is nan and .* at step 4, first in the gradient of embed/t'
+  with pytest.raises(loop.NonFiniteError, match=message):
+    run(tmp_path, 9, step_fn, poisoned(), log_every, save_every=3)
+  assert [step for step, _, _ in losses(tmp_path)] == (
+      [1, 2, 3] if log_every == 1 else [3]
+  )
+  got = run(tmp_path, 3, lambda *_: pytest.fail('a step was made'))
+  same(got, run(tmp_path / 'clean', 3, step_fn))
+
+
+def test_data_that_ends_early(tmp_path, step_fn):
+  with pytest.raises(errors.DataError, match='ended before step 6'):
+    run(tmp_path, 99, step_fn, batches(num_epochs=1))
+
+
+def test_saves_by_the_clock(tmp_path, step_fn):
+  run(tmp_path, 2, step_fn, save_every=100, save_every_s=0.0)
+  names = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  assert names == ['1', '2']

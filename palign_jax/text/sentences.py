@@ -32,21 +32,23 @@ _CANDIDATE = re.compile(
     r'(?P<stop>[.?!。！？｡]+)["\'”’»›)\]}」』）】》〉*_`]*|\s+'
 )
 _VISIBLE = re.compile(r'\S')
-_NEXT_WORD = re.compile(r'[^\W\d_]+')
+_NEXT_WORD = re.compile(r'[^\W\d_]{1,16}\.?')
 # The word a period ends, with the periods inside it.
 _WORD = re.compile(r'[^\W_][\w.]*\Z')
 _WORD_WINDOW = 16  # Characters; more than any abbreviation has.
 _ABBREVIATIONS = frozenset(
-    'al approx ca cf dr eq eqn eqns eqs etc fig figs hon inc jr ltd mr mrs ms'
-    ' mt prof resp rev sr st viz vs wlog'.split()
+    'approx ca cf dr eg eq eqn eqns eqs fig figs hon ie mr mrs ms mt prof resp'
+    ' rev st viz vs wlog'.split()
 )
+# Those that may also end a sentence: "3, 1, etc. So".
+_CLOSING = frozenset('al etc inc jr ltd sr'.split())
 # An abbreviation before a number or bracket only: "see no. 3", but "No. Wait".
 _BEFORE_NUMBER = frozenset(
     'art ch cor def ex ineq lem no nos p pp prop ref sec thm vol'.split()
 )
 _DOTTED = re.compile(r'(?:[^\W\d_]\.)+[^\W\d_]')  # e.g, i.e, U.S, a.m
 # An upper-case letter with a period is an initial ("J. Smith") unless one of
-# these follows: "through the point A. Then".
+# these begins a sentence there: "through the point A. Then".
 _OPENERS = frozenset(
     'a actually after again all also alternatively although an and another'
     ' any are as assume at because before both but by can case check compute'
@@ -61,15 +63,13 @@ _OPENERS = frozenset(
 )
 # What carries a sentence on after a stop: "1, 2, ... , 9", "5! = 120".
 _CARRIES_ON = frozenset('.,;:)]}=+<>≤≥')
-_FACTORIAL_CARRIES_ON = frozenset('-*/^·×÷−')
+_FACTORIAL = re.compile(r'(?:[\d)]|(?<![^\W_])[^\W_])\Z')  # 5! (n)! n!
 # The marker of a list's item: "1.", "(a)", "iv)", "-", "**2.**", "## 3.".
 _MARKER = re.compile(
     r'[#>*_ ]*(?:[-+•–—]|\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,5})[.):][*_]*)\Z'
 )
 _MARKER_WINDOW = 16  # Characters; more than any marker has.
 _LETTER_OR_DIGIT = re.compile(r'[^\W_]')
-# "We need: 1. a base, 2. a height."
-_INLINE_ENUMERATOR = re.compile(r':[^\S\n]\(?1\Z')
 
 
 def pieces(text: str, splitter: str) -> list[str]:
@@ -171,32 +171,47 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
   after = visible[0]
   if after in _CARRIES_ON:
     return False
-  if stop == '!':
-    return after not in _FACTORIAL_CARRIES_ON
+  word = text[max(0, match.start() - _WORD_WINDOW) : match.start()]
+  if stop == '!' and _FACTORIAL.search(word):
+    return after.isupper()
   if stop == '.':
-    return not _abbreviates(text, match.start(), visible.start())
+    return not _abbreviates(word, text, visible.start())
   return len(stop) == 1 or '.' not in stop or not after.islower()
 
 
-def _abbreviates(text: str, period: int, after: int) -> bool:
-  """Whether the period belongs to an abbreviation, initial or enumerator."""
-  window = text[max(0, period - _WORD_WINDOW) : period]
-  if _INLINE_ENUMERATOR.search(window):
-    return True
-  match = _WORD.search(window)
+def _abbreviates(before: str, text: str, after: int) -> bool:
+  """Whether a period belongs to an abbreviation or initial.
+
+  Args:
+    before: What stands just before the period.
+    text: The whole text.
+    after: Where the next visible character stands in it.
+  """
+  match = _WORD.search(before)
   if not match:
     return False
   word = match[0]
-  if word.lower() in _ABBREVIATIONS or _DOTTED.fullmatch(word):
+  if word.lower() in _ABBREVIATIONS or word.lower() in ('e.g', 'i.e'):
     return True
   if word.lower() in _BEFORE_NUMBER:
     return text[after].isdigit() or text[after] in '(['
-  if len(word) == 1 and word.isupper():
-    follows = _NEXT_WORD.match(text, after, after + _WORD_WINDOW)
-    if not follows or len(follows[0]) > 1 and follows[0].isupper():
-      return False  # "through A. AB is"
-    return follows[0].lower() not in _OPENERS
+  is_initial = len(word) == 1 and word.isupper()
+  if is_initial or word.lower() in _CLOSING or _DOTTED.fullmatch(word):
+    follows = _NEXT_WORD.match(text, after)
+    if not follows:
+      return not is_initial
+    return not _opens_sentence(follows[0])
   return False
+
+
+def _opens_sentence(word: str) -> bool:
+  """Whether `word`, perhaps with a period, is how a sentence would begin."""
+  if word[1:] == '.':  # The next initial: "J. A. Smith".
+    return False
+  word = word.rstrip('.')
+  if len(word) > 1 and word.isupper():  # "It goes through A. AB is long."
+    return True
+  return word[0].isupper() and word.lower() in _OPENERS
 
 
 def _is_bare_sentence(text: str, start: int, end: int) -> bool:

@@ -167,7 +167,13 @@ class Tokenizer:
           f'{self.name}: the tokenizer has no chat template; add'
           ' chat_template.jinja, or take the instruction-tuned model.'
       )
-    template = self._hf.get_chat_template()
+    try:
+      template = self._hf.get_chat_template()
+    except ValueError as e:  # Several by name, none of them the default.
+      raise errors.CheckpointError(
+          f'{self.name}: the tokenizer has chat templates'
+          f' {sorted(self._hf.chat_template)}, none named default.'
+      ) from e
     return _FIXED_CLOCK + template if 'strftime_now' in template else template
 
   def save(self, folder: epath.PathLike) -> None:

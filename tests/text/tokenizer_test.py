@@ -130,6 +130,18 @@ def test_save_copies_byte_for_byte(tmp_path):
   assert again.chat.prompt('A') == tok.chat.prompt('A')
 
 
+def test_several_chat_templates(tmp_path):
+  named = [{'name': n, 'template': fakes.CHATML} for n in ('tool_use', 'rag')]
+  settings = {'chat_template': named}
+  tok = tokenizer.load(fakes.tokenizer_folder(tmp_path, settings=settings))
+  match = r"chat templates \['rag', 'tool_use'\], none named default"
+  with pytest.raises(errors.CheckpointError, match=match):
+    tok.chat.prompt('A')
+  named[0]['name'] = 'default'
+  tok = tokenizer.load(fakes.tokenizer_folder(tmp_path, settings=settings))
+  assert tok.chat.turn_end == '<|im_end|>'
+
+
 def test_save_where_it_cannot(tok, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.CheckpointError, match='cannot be copied there'):

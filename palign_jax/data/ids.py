@@ -17,22 +17,22 @@ def assign(
     source: Where the rows come from, for messages.
 
   Returns:
-    Distinct ids.  The index (from 0) serves where no row has an id, as in the
-    reference.
+    Distinct ids.  The index (from 0) serves where `field` is '' and, as in the
+    reference, where no row has an `id`.
 
   Raises:
-    DataError: If some rows have an id and others not, an id is neither text
-      nor a whole number, or two rows have the same.
+    DataError: If a row has no id, one that is neither text nor a whole number,
+      or that of another row.
   """
-  if not any(field in row for row in rows):
+  if not field or (field == 'id' and not any(field in row for row in rows)):
     return [str(index) for index in range(len(rows))]
   seen: dict[str, int] = {}
   for number, row in enumerate(rows, 1):
     at = f'{source}, row {number}'
     if field not in row:
       raise errors.DataError(
-          f'{at}: no {field!r}, which other rows have; give every row one, or'
-          ' none.'
+          f'{at}: no {field!r} in {sorted(row)}; give every row one, or choose'
+          ' another field of ids, or none.'
       )
     value = row[field]
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -43,7 +43,7 @@ def assign(
     first = seen.setdefault(str(value), number)
     if first != number:
       raise errors.DataError(
-          f'{at}: the {field!r} {value!r} is that of row {first} too; each row'
-          ' needs its own.'
+          f'{at}: the {field!r} {value!r} is that of row {first} too; give each'
+          ' its own, or choose another field of ids, or none.'
       )
   return list(seen)

@@ -2,6 +2,10 @@
 
 Field names are found as the reference finds them (P-ALIGN, src/test.py); rows
 that it passes over in silence are errors here.
+
+A file is named by its path; `FILE#FIELD` takes ids from another field than
+`id`, and `FILE#` numbers the rows.  (The reference's own AMC12 file has the ids
+of two years in it, each from 0.)
 """
 
 import reprlib
@@ -16,13 +20,21 @@ QUESTION_FIELDS = ('problem', 'question', 'input', 'content')
 ANSWER_FIELDS = ('answer', 'target', 'solution', 'ground_truth')
 
 
+def locate(file: epath.PathLike) -> tuple[epath.Path, str]:
+  """Returns the path of a question file, and its field of ids ('' for none)."""
+  path, hash_sign, field = str(file).rpartition('#')
+  if not hash_sign or '/' in field:
+    return epath.Path(file), 'id'
+  return epath.Path(path), field
+
+
 def read_questions(
-    path: epath.PathLike, *, needs_answer: bool
+    file: epath.PathLike, *, needs_answer: bool
 ) -> list[dict[str, Any]]:
   """Returns the rows of a question file as {'id', 'question', 'answer', ...}.
 
   Args:
-    path: A JSON Lines file.
+    file: A JSON Lines file, as the module describes it.
     needs_answer: Whether a row without an answer is an error, as it is in a
       benchmark.
 
@@ -33,8 +45,9 @@ def read_questions(
   Raises:
     DataError: If the file or one of its rows cannot be used.
   """
+  path, field = locate(file)
   rows = jsonl.read(path)
-  names = ids.assign(rows, 'id', source=str(path))
+  names = ids.assign(rows, field, source=str(path))
   result = []
   for number, (name, row) in enumerate(zip(names, rows, strict=True), 1):
     at = f'{path}, row {number}'

@@ -68,16 +68,24 @@ class Workers:
     """Yields (index, result or `Lost`) for each item, as they are done."""
     waiting = iter(enumerate(items))
     unfinished = len(items)
-    while unfinished:
-      self._hand_out(waiting, unfinished)
-      for worker in self._ready():
-        index, result = worker.index, worker.collect()
-        if isinstance(result, Lost):
-          self._workers.remove(worker)
-          worker.kill()
-        if index is not None:
-          unfinished -= 1
-          yield index, result
+    try:
+      while unfinished:
+        self._hand_out(waiting, unfinished)
+        for worker in self._ready():
+          index, result = worker.index, worker.collect()
+          if isinstance(result, Lost):
+            self._drop(worker)
+          if index is not None:
+            unfinished -= 1
+            yield index, result
+    finally:
+      # Who stops listening midway must not find the rest in the next run.
+      for worker in [w for w in self._workers if w.index is not None]:
+        self._drop(worker)
+
+  def _drop(self, worker: '_Worker') -> None:
+    self._workers.remove(worker)
+    worker.kill()
 
   def _hand_out(self, waiting: Iterator[tuple[int, Any]], most: int) -> None:
     while len(self._workers) < min(self._num_workers, most):
@@ -132,7 +140,7 @@ class _Worker:
     self.deadline = time.monotonic() + self._limit_s
     try:
       self.pipe.send(item)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
       pass  # It died idle; `collect` will find out.
 
   def collect(self) -> Any:

@@ -23,7 +23,7 @@ def test_assign(rows, field, names):
     'rows, match',
     [
         ([{'id': 1}, {'id': '1'}], "f, row 2: the 'id' '1' is that of row 1"),
-        ([{'id': 1}, {}], "f, row 2: no 'id', which other rows have"),
+        ([{'id': 1}, {}], "f, row 2: no 'id' in"),
         ([{'id': 1.5}], r"f, row 1: the 'id' is 1.5 \(float\)"),
         ([{'id': None}], r"f, row 1: the 'id' is None \(NoneType\)"),
     ],
@@ -31,3 +31,8 @@ def test_assign(rows, field, names):
 def test_mistakes(rows, match):
   with pytest.raises(errors.DataError, match=match):
     ids.assign(rows, 'id', source='f')
+
+
+def test_a_field_that_was_chosen_must_be_there():
+  with pytest.raises(errors.DataError, match="f, row 1: no 'key' in .'a'"):
+    ids.assign([{'a': 1}], 'key', source='f')

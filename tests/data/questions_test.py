@@ -39,6 +39,22 @@ def test_questions_alone_will_do_for_a_teacher(tmp_path):
   ]
 
 
+def test_ids_from_elsewhere(tmp_path):
+  lines = [
+      {'id': 0, 'url': 'u/1', 'problem': 'P', 'answer': 1.0},
+      {'id': 0, 'url': 'u/2', 'problem': 'Q', 'answer': 2.0},
+  ]
+  path = write(tmp_path / 'x.jsonl', lines)
+  with pytest.raises(
+      errors.DataError, match="row 2: the 'id' 0 is that of row"
+  ):
+    questions.read_questions(path, needs_answer=True)
+  by_url = questions.read_questions(f'{path}#url', needs_answer=True)
+  assert [row['id'] for row in by_url] == ['u/1', 'u/2']
+  numbered = questions.read_questions(f'{path}#', needs_answer=True)
+  assert [row['id'] for row in numbered] == ['0', '1']
+
+
 @pytest.mark.parametrize(
     'row, match',
     [

@@ -92,6 +92,14 @@ def test_no_worker_outlives_its_pool(work):
     os.kill(pid, 0)
 
 
+def test_a_run_given_up_leaves_nothing_for_the_next(work):
+  with workers.Workers(work, num_workers=2, limit_s=60) as pool:
+    run = pool.run(['a', 'hang'])
+    next(run)
+    run.close()
+    assert [result[0] for _, result in pool.run(['b'])] == ['bb']
+
+
 def test_what_cannot_start_says_so(tmp_path, monkeypatch, work):
   (tmp_path / 'fake_work.py').write_text('raise ImportError("not here")')
   with workers.Workers(work, num_workers=1, limit_s=20) as pool:

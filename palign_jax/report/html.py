@@ -12,10 +12,11 @@ from etils import epath
 from palign_jax.report import blocks, numbers
 
 _CSS = epath.resource_path('palign_jax') / 'report' / 'page.css'
-# Control characters, halves of surrogate pairs, and the two non-characters: no
-# HTML may hold them, and UTF-8 has no bytes for the halves.
+# Control characters, halves of surrogate pairs (UTF-8 has no bytes for them),
+# the two non-characters, and what turns the direction of all that follows.
 _UNPRINTABLE = re.compile(
-    '[\0-\b\v\f\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]'
+    '[\0-\b\v\f\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff'
+    '\u202a-\u202e\u2066-\u2069]'
 )
 
 

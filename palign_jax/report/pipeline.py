@@ -36,6 +36,8 @@ def retention(run: inputs.Run) -> blocks.Section:
         for level in levels
         if level.gained
     ]
+  elif levels:
+    found.append(blocks.Text('No question has a trace or a prefix.', 'missing'))
   for file, stage, rows in (
       ('teach/traces.jsonl', 'teach', run.traces),
       ('truncate/prefixes.jsonl', 'truncate', run.prefixes),

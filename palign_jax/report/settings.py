@@ -63,7 +63,9 @@ def ran(run: inputs.Run) -> blocks.Section:
         'll',
     )
     found.append(
-        blocks.Fold('All settings', f'{len(flat)} fields', '', [table])
+        blocks.Fold(
+            'All settings', numbers.counted(len(flat), 'field'), '', [table]
+        )
     )
   else:
     found.append(blocks.Text('The config is empty.', 'missing'))

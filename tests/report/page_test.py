@@ -141,7 +141,8 @@ def test_no_text_of_a_run_becomes_markup(tmp_path):
   assert '&lt;script&gt;alert(&quot;x&quot;)' in text
   assert 'a&lt;b&gt;&amp;&quot;c&quot;' in text
   assert '5 &lt; 7' in text and '\U0001f600' in text and '数学' in text
-  assert '\x00' not in text  # Replaced, as is half of a surrogate pair.
+  # Replaced, as are control characters and halves of surrogate pairs.
+  assert not set('\x00\u202e') & set(text)
   Strict(text)
 
 
@@ -180,6 +181,20 @@ def test_an_empty_workdir_gives_a_page_that_says_so(tmp_path):
   assert text.count('class="missing"') == 15
   assert 'has not been graded before and after' in text
   assert '<svg' not in text
+
+
+def test_files_without_rows_give_a_page_too(finished, tmp_path):
+  workdir = epath.Path(tmp_path)
+  for path in (*finished.glob('*/*.jsonl'), *finished.glob('*/*/*.jsonl')):
+    empty = workdir / path.relative_to(finished)
+    empty.parent.mkdir(parents=True, exist_ok=True)
+    empty.write_text('')
+  page.render(workdir, fake_run.CONFIG)
+  text = (workdir / 'report/index.html').read_text()
+  assert 'No question has a trace or a prefix.' in text
+  assert 'No prefix was kept.' in text
+  assert 'No step has a finite loss.' in text
+  assert 'There is no prefix to show.' in text
 
 
 @pytest.mark.usefixtures('undrawn')

@@ -16,6 +16,7 @@ from flax import traverse_util
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 import numpy as np
 
 from palign_jax.checkpoints import (
@@ -46,7 +47,7 @@ def save(
     model: hf_import.Model,
     *,
     tokenizer_folder: epath.PathLike,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
   """Writes a model with its tokenizer; every process must call it.
@@ -97,7 +98,7 @@ def save_adapter(
     adapters: decoder.Params,
     config: config_lib.ModelConfig,
     *,
-    alpha: float,
+    alpha: int | float,
     base_name: str,
 ) -> None:
   """Writes adapters as PEFT does, float32; every process must call it.
@@ -201,7 +202,8 @@ def _publish(
 
 
 def _replace(folder: epath.Path, fill: Callable[[epath.Path], None]) -> None:
-  if folder.exists() and not any((folder / x).is_file() for x in _CONFIGS):
+  ours = any((folder / x).is_file() for x in _CONFIGS)
+  if folder.exists() and any(folder.iterdir()) and not ours:
     raise errors.CheckpointError(
         f'{folder}: is there and is no exported model; remove it, or export'
         ' elsewhere.'

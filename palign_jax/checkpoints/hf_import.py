@@ -13,6 +13,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 import numpy as np
 
 from palign_jax.checkpoints import folders, hf_config, hf_files, hf_names
@@ -38,7 +39,7 @@ class Model:
 
 
 def load(
-    source: epath.PathLike, *, dtype: jnp.dtype, mesh: Mesh | None = None
+    source: epath.PathLike, *, dtype: DTypeLike, mesh: Mesh | None = None
 ) -> Model:
   """Reads a model.
 

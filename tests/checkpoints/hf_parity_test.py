@@ -1,0 +1,159 @@
+"""What transformers computes we compute, from the same files, both ways."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+
+from palign_jax.checkpoints import hf_export, hf_import
+from palign_jax.models import decoder, lora
+from tests.checkpoints import families
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:.*is_gradient_checkpointing:FutureWarning'  # peft
+)
+ALL = tuple(families.FAMILIES)
+NUM_NEW = 64
+
+
+def close(got, want):
+  assert np.abs(want).max() > 1  # Logits at which 1e-4 means something.
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+
+
+def test_configs_differ_in_every_number(cases):
+  numbers = ('vocab_size', 'embed_dim', 'mlp_dim', 'norm_eps', 'rope_theta')
+  configs = [cases(name).model.config for name in ALL]
+  for field in numbers:
+    assert len({getattr(c, field) for c in configs}) == len(ALL), field
+  groups = {c.num_heads // c.num_kv_heads for c in configs}
+  assert groups == {1, 2, 3, 4}
+  assert len({c.head_dim for c in configs}) == len(ALL)
+  assert {c.tied for c in configs} == {True, False}
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_logits(cases, name):
+  case = cases(name)
+  got = families.logits(case.model.params, case.model.config)
+  close(got, families.torch_logits(case.torch_model))
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_exported_model_in_transformers(cases, name, tmp_path):
+  case = cases(name)
+  hf_export.save(
+      tmp_path / 'out',
+      case.model,
+      tokenizer_folder=families.write_tokenizer(tmp_path / 'tokenizer'),
+      dtype=jnp.float32,
+  )
+  model, info = transformers.AutoModelForCausalLM.from_pretrained(
+      tmp_path / 'out', output_loading_info=True
+  )
+  assert not any(info.values()), info
+  assert model.dtype == torch.float32
+  want = families.torch_logits(case.torch_model)
+  np.testing.assert_array_equal(families.torch_logits(model), want)
+  again = hf_import.load(tmp_path / 'out', dtype=jnp.float32)
+  assert again.config == case.model.config
+  assert again.max_positions == case.model.max_positions
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_config_of_transformers_5_says_the_same(cases, name, tmp_path):
+  case = cases(name)
+  raw = json.loads((case.folder / 'config_v5.json').read_text())
+  assert {'rope_parameters', 'dtype'} <= raw.keys()
+  assert 'rope_theta' not in raw
+  for path in case.folder.glob('*.safetensors'):
+    (tmp_path / path.name).symlink_to(path)
+  (tmp_path / 'config.json').write_text(json.dumps(raw))
+  model = hf_import.load(tmp_path, dtype=jnp.float32)
+  assert model.config == case.model.config
+  assert model.max_positions == case.model.max_positions
+
+
+@pytest.mark.parametrize('name', ['qwen2_tied', 'qwen3'])
+def test_adapter_in_peft(cases, name, tmp_path):
+  case = cases(name)
+  params, config = case.model.params, case.model.config
+  shapes = jax.eval_shape(lambda: lora.init(config, 3, jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  draw = lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype)
+  adapters = jax.tree.map(draw, shapes)
+  hf_export.save_adapter(
+      tmp_path, adapters, config, alpha=6, base_name=str(case.folder)
+  )
+  base = transformers.AutoModelForCausalLM.from_pretrained(case.folder)
+  want = families.torch_logits(peft.PeftModel.from_pretrained(base, tmp_path))
+  joined = lora.join(params, adapters)
+  close(families.logits(joined, config, lora_scale=2.0), want)
+  merged = jax.jit(lora.merge)(params, adapters, 2.0)
+  close(families.logits(merged, config), want)
+  plain = families.logits(params, config)
+  assert np.abs(plain - want).max() > 0.1
+
+  again, scale = hf_import.load_adapter(tmp_path, config)
+  assert scale == 2.0
+  jax.tree.map(np.testing.assert_array_equal, again, adapters)
+
+
+def generate(params, config, prompts):
+  """Returns the greedy continuations of right-padded prompts of a batch."""
+  lengths = jnp.array([len(p) for p in prompts], jnp.int32)
+  longest = max(map(len, prompts))
+  tokens = jnp.array([[*p, *[0] * (longest - len(p))] for p in prompts])
+
+  @jax.jit
+  def run(params):
+    capacity = longest + NUM_NEW
+    x, cache = decoder.prefill(
+        params, config, tokens, lengths, capacity=capacity, dtype=jnp.float32
+    )
+    slots = jnp.arange(capacity)[None]
+    layers = decoder.unstack(params)
+
+    def step(carry, i):
+      x, cache = carry
+      token = decoder.logits(params, config, x).argmax(-1).astype(jnp.int32)
+      slot = longest + i
+      seen = slots < lengths[:, None]
+      valid = seen | ((slots >= longest) & (slots <= slot))
+      x, cache = decoder.decode(
+          layers,
+          config,
+          token,
+          lengths + i,
+          slot,
+          valid,
+          cache,
+          dtype=jnp.float32,
+      )
+      return (x, cache), token
+
+    return jax.lax.scan(step, (x, cache), jnp.arange(NUM_NEW))[1]
+
+  return np.asarray(run(params)).T
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_greedy_generation_token_for_token(cases, name):
+  case = cases(name)
+  prompts = [families.TOKENS[0, :9].tolist(), families.TOKENS[1, :14].tolist()]
+  got = generate(case.model.params, case.model.config, prompts)
+  for row, prompt in zip(got, prompts, strict=True):
+    ids = torch.tensor([prompt])
+    want = case.torch_model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=NUM_NEW,
+        pad_token_id=0,
+    )
+    assert row.tolist() == want[0, len(prompt) :].tolist()

@@ -1,0 +1,354 @@
+"""Samples many completions at once, each as if it were alone.
+
+Requests wait by the bucket of their prompt, are prefilled, and then travel
+through the slots of the cache in batches of a fixed number of rows.  At every
+length of `buckets.py` the rows that are not done are parked, and rows that
+parked at the same length travel on together, whatever their prompts were.  So
+a batch is full wherever there are rows to fill it, no matter who stops when.
+
+What a request draws depends on its prompt, its key and the number of rows per
+batch: never on its place, its neighbours or when it was read.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+import numpy as np
+
+from palign_jax.core import errors
+from palign_jax.models import config as config_lib, decoder
+from palign_jax.parallel import mesh as mesh_lib
+from palign_jax.sampling import buckets, logits, loops, steps
+
+SamplingConfig = logits.SamplingConfig
+FinishReason = Literal['stop', 'length', 'loop']
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One completion to sample."""
+
+  id: str
+  tokens: tuple[int, ...]  # The prompt.
+  key: np.ndarray  # uint32[2], from core.keys.fold.
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """What became of a request.  `tokens` leaves out the stop token."""
+
+  id: str
+  tokens: tuple[int, ...]
+  finish_reason: FinishReason
+
+
+class _Row:
+  """A request on its way."""
+
+  def __init__(
+      self,
+      request: Request,
+      stop_ids: frozenset[int],
+      loop_rule: loops.LoopRule | None,
+  ):
+    self.request = request
+    self.start = buckets.fitting(len(request.tokens))
+    self.tokens: list[int] = []
+    self.finish_reason: FinishReason | None = None
+    self._stop_ids = stop_ids
+    self._detector = loop_rule and loops.Detector(loop_rule)
+
+  @property
+  def left(self) -> int:
+    """How many tokens it may still draw."""
+    if self.finish_reason:
+      return 0
+    return self.request.max_tokens - len(self.tokens)
+
+  def take(self, tokens: np.ndarray) -> None:
+    """Reads drawn tokens up to where the completion ends, if it ends there."""
+    tokens = tokens[: self.left]
+    ends = np.flatnonzero(np.isin(tokens, list(self._stop_ids)))
+    if ends.size:
+      tokens, self.finish_reason = tokens[: ends[0]], 'stop'
+    if self._detector:
+      looped = self._detector.push(tokens)
+      if looped is not None:
+        tokens, self.finish_reason = tokens[:looped], 'loop'
+    self.tokens.extend(tokens.tolist())
+    if not self.left and not self.finish_reason:
+      self.finish_reason = 'length'
+
+  def completion(self) -> Completion:
+    """Returns the completion of a row that is done."""
+    return Completion(self.request.id, tuple(self.tokens), self.finish_reason)
+
+
+@dataclasses.dataclass
+class _Batch:
+  """Rows that go on at the same slot, first of all rows of `memory`."""
+
+  rows: list[_Row]
+  memory: steps.Memory
+
+
+def _unstack(params: decoder.Params) -> decoder.Params:
+  """Returns weights by layer, each where its stack was."""
+  if isinstance(params['layers'], tuple):
+    return params
+
+  def place(x):
+    if not isinstance(x.sharding, NamedSharding):
+      return None
+    spec = PartitionSpec(*x.sharding.spec[1:])
+    return NamedSharding(x.sharding.mesh, spec)
+
+  layers = params['layers']
+  num = len(jax.tree.leaves(layers)[0])
+  where = (jax.tree.map(place, layers),) * num
+  split = lambda stack: decoder.unstack({'layers': stack})['layers']
+  return {**params, 'layers': jax.jit(split, out_shardings=where)(layers)}
+
+
+def _shardings(mesh: Mesh, num_kv_heads: int) -> steps.Shardings:
+  heads = None if num_kv_heads % mesh.shape['tensor'] else 'tensor'
+  cache = PartitionSpec(*mesh_lib.ROWS, heads)
+  return NamedSharding(mesh, cache), mesh_lib.rows(mesh)
+
+
+class Sampler:
+  """Samples any number of requests from one model."""
+
+  def __init__(
+      self,
+      params: decoder.Params,
+      model_config: config_lib.ModelConfig,
+      *,
+      mesh: Mesh | None,
+      dtype: DTypeLike,
+      num_rows: int,
+      stop_ids: Sequence[int],
+      vocab_limit: int,
+      max_positions: int,
+      sampling: SamplingConfig,
+      loop_rule: loops.LoopRule | None,
+      prefill_tokens: int,
+      lora_scale: float = 0.0,
+  ):
+    """Takes the weights as they lie; nothing is compiled yet.
+
+    Args:
+      params: Weights, with adapters if `lora.join` put them there.
+      model_config: The model.
+      mesh: Rows are split over its data and fsdp axes; None for one device.
+      dtype: Of the computation and of the cache.
+      num_rows: Rows per batch.  Another number is another rounding.
+      stop_ids: A completion ends before any of them.
+      vocab_limit: Ids from here on are padding, never drawn.
+      max_positions: Tokens of prompt and completion together, at most.
+      sampling: How to draw.
+      loop_rule: When a completion counts as looping; None for never.
+      prefill_tokens: Prompt tokens read at once, at most, padding included;
+        one row is always read.  Bounds the memory of long prompts.
+      lora_scale: alpha / rank of the adapters.
+
+    Raises:
+      ConfigError: If the rows do not split over the mesh.
+    """
+    self._shards = mesh_lib.num_row_shards(mesh) if mesh else 1
+    if num_rows < 1 or num_rows % self._shards:
+      raise errors.ConfigError(
+          f'{num_rows} rows per batch do not split over {self._shards} groups'
+          ' of devices (mesh.data * mesh.fsdp); take a multiple.'
+      )
+    self._params = _unstack(params)
+    self._mesh = mesh
+    self._num_rows = num_rows
+    self._stop_ids = frozenset(stop_ids)
+    self._max_positions = max_positions
+    self._loop_rule = loop_rule
+    self._prefill_tokens = prefill_tokens
+    static = dict(
+        config=model_config,
+        sampling=sampling,
+        vocab_limit=vocab_limit,
+        dtype=jnp.dtype(dtype),
+        lora_scale=lora_scale,
+    )
+    self._shardings = mesh and _shardings(mesh, model_config.num_kv_heads)
+    self._prefill = functools.partial(steps.prefill, **static)
+    self._decode = functools.partial(steps.decode, **static)
+
+  def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    """Yields one completion per request, in the order they finish.
+
+    Raises:
+      ConfigError: If a request is empty or too long; nothing is sampled then.
+    """
+    requests = list(requests)
+    for request in requests:
+      self._check(request)
+    for row in self._travel(requests, steps.STEPS):
+      if row.finish_reason:
+        yield row.completion()
+
+  def stream(self, request: Request) -> Iterator[int]:
+    """Yields the tokens that `run` would return, a few at a time."""
+    self._check(request)
+    num_shown = 0
+    for row in self._travel([request], 4):
+      yield from row.tokens[num_shown:]
+      num_shown = len(row.tokens)
+
+  def _check(self, request: Request) -> None:
+    length, limit = len(request.tokens), self._max_positions
+    if not length or request.max_tokens < 1:
+      raise errors.ConfigError(
+          f'request {request.id}: a prompt of {length} tokens and max_tokens'
+          f' {request.max_tokens}; both must be at least 1.'
+      )
+    if length + request.max_tokens > limit:
+      raise errors.ConfigError(
+          f'request {request.id}: a prompt of {length} tokens and max_tokens'
+          f' {request.max_tokens} exceed the {limit} positions of the model;'
+          ' lower max_tokens or leave out the request.'
+      )
+
+  def _travel(
+      self, requests: Iterable[Request], num_steps: int
+  ) -> Iterator[_Row]:
+    """Yields a row whenever it has drawn, up to `num_steps` tokens at a time.
+
+    Parked batches are full, but for the last at each slot.
+    """
+    waiting: dict[int, list[_Row]] = {}  # By bucket.
+    for request in requests:
+      row = _Row(request, self._stop_ids, self._loop_rule)
+      waiting.setdefault(row.start, []).append(row)
+    for rows in waiting.values():
+      rows.reverse()
+    parked: dict[int, list[_Batch]] = {}  # By slot.
+    while waiting or parked:
+      slot, reads = self._choose(waiting, parked)
+      if reads:
+        rows = waiting[slot]
+        group = [rows.pop() for _ in range(min(len(rows), self._width(slot)))]
+        if not rows:
+          del waiting[slot]
+        batch = yield from self._read(group, slot)
+      else:
+        batch = parked[slot].pop(0)
+        if not parked[slot]:
+          del parked[slot]
+        batch, slot = yield from self._leg(batch, slot, num_steps)
+      self._park(parked, slot, batch)
+
+  def _choose(self, waiting, parked) -> tuple[int, bool]:
+    """Returns where to go on, and whether prompts are to be read there.
+
+    Full batches come first, the furthest of them before all, which keeps few
+    parked.  When none can be filled, the hindmost moves up to the next.
+    """
+    full = [s for s in parked if len(parked[s][0].rows) == self._num_rows]
+    if full:
+      return max(full), False
+    wide = [s for s in waiting if len(waiting[s]) >= self._width(s)]
+    if wide:
+      return min(wide), True
+    slot = min([*waiting, *parked])
+    return slot, slot in waiting
+
+  def _width(self, bucket: int) -> int:
+    """Returns how many prompts of a bucket are read at once."""
+    fit = self._prefill_tokens // bucket // self._shards * self._shards
+    return min(max(fit, self._shards), self._num_rows)
+
+  def _put(self, x: np.ndarray) -> jax.Array:
+    if self._mesh is None:
+      return jnp.asarray(x)
+    return jax.device_put(x, mesh_lib.rows(self._mesh))
+
+  def _read(self, rows: list[_Row], bucket: int):
+    """Prefills prompts; yields the rows; returns those that are not done."""
+    num = self._width(bucket)
+    tokens = np.zeros((num, bucket), np.int32)
+    lengths, keys = np.ones(num, np.int32), np.zeros((num, 2), np.uint32)
+    for i, row in enumerate(rows):
+      prompt = row.request.tokens
+      tokens[i, : len(prompt)] = prompt
+      lengths[i], keys[i] = len(prompt), row.request.key
+    memory, new = self._prefill(
+        self._params, *map(self._put, (tokens, lengths, keys))
+    )
+    for row, token in zip(rows, np.asarray(new), strict=False):
+      row.take(token[None])
+      yield row
+    return _Batch(rows, memory)
+
+  def _leg(self, batch: _Batch, slot: int, num_steps: int):
+    """Decodes up to the next length, yielding rows; returns who is left."""
+    end = buckets.above(slot)
+    rows, B = batch.rows, self._num_rows
+    memory = batch.memory
+    keys = np.zeros((B, 2), np.uint32)
+    lengths, starts = np.ones(B, np.int32), np.full(B, slot, np.int32)
+    for i, row in enumerate(rows):
+      keys[i], starts[i] = row.request.key, row.start
+      lengths[i] = len(row.request.tokens)
+    fixed = [self._put(x) for x in (lengths, starts, keys)]
+    stop_ids = np.array(sorted(self._stop_ids), np.int32)
+    while slot < end and any(row.left for row in rows):
+      tokens, budgets = np.zeros((2, B), np.int32)
+      for i, row in enumerate(rows):
+        tokens[i], budgets[i] = row.tokens[-1] if row.left else 0, row.left
+      budgets = np.minimum(budgets, min(num_steps, end - slot))
+      memory, out = self._decode(
+          self._params,
+          memory,
+          self._put(tokens),
+          *fixed,
+          self._put(budgets),
+          np.int32(slot),
+          stop_ids,
+      )
+      for row, new in zip(rows, np.asarray(out), strict=False):
+        if row.left:
+          row.take(new[: min(num_steps, end - slot)])
+          yield row
+      slot += num_steps
+    return _Batch(rows, memory), end
+
+  def _park(
+      self, parked: dict[int, list[_Batch]], slot: int, batch: _Batch
+  ) -> None:
+    """Puts the rows that are not done with those already at `slot`."""
+    rows = [(i, row) for i, row in enumerate(batch.rows) if row.left]
+    if not rows:
+      return
+    there, one, two = parked.setdefault(slot, []), batch.memory, None
+    if there and len(there[-1].rows) < self._num_rows:
+      last = there.pop()
+      rows = [
+          *enumerate(last.rows),
+          *((self._num_rows + i, r) for i, r in rows),
+      ]
+      one, two = last.memory, batch.memory
+    for begin in range(0, len(rows), self._num_rows):
+      group = rows[begin : begin + self._num_rows]
+      which = np.zeros(self._num_rows, np.int32)
+      which[: len(group)] = [i for i, _ in group]
+      memory = steps.gather(
+          one,
+          two,
+          which,
+          capacity=buckets.above(slot),
+          shardings=self._shardings,
+      )
+      there.append(_Batch([row for _, row in group], memory))

@@ -1,0 +1,170 @@
+"""What is drawn follows penalty, temperature, top-k, top-p, in that order."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from palign_jax.core import errors, keys
+from palign_jax.sampling import logits as logits_lib
+
+V = 23
+LIMIT = 20  # Three ids are padding.
+
+
+def config(temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0):
+  return logits_lib.SamplingConfig(
+      temperature=temperature,
+      top_p=top_p,
+      top_k=top_k,
+      repetition_penalty=repetition_penalty,
+  )
+
+
+def reference(logits, seen, c):
+  """The distribution in float64, by sorting; one row."""
+  x = logits.astype(np.float64)[:LIMIT]
+  for i in np.flatnonzero(seen[:LIMIT]):
+    r = c.repetition_penalty
+    x[i] = x[i] / r if x[i] > 0 else x[i] * r
+  if c.temperature == 0:
+    p = np.zeros(V)
+    p[np.argmax(x)] = 1
+    return p
+  x = x / c.temperature
+  order = sorted(range(LIMIT), key=lambda i: (-x[i], i))
+  if c.top_k:
+    order = order[: c.top_k]
+  p = np.exp(x[order] - x.max())
+  p /= p.sum()
+  num = next(
+      (i + 1 for i in range(len(p)) if p[: i + 1].sum() >= c.top_p), None
+  )
+  order, p = order[:num], p[:num]
+  out = np.zeros(V)
+  out[order] = p / p.sum()
+  return out
+
+
+def ours(logits, seen, c):
+  x = logits_lib.process(jnp.asarray(logits), jnp.asarray(seen), c, LIMIT)
+  x = np.asarray(x, np.float64)
+  if c.temperature == 0:
+    return np.eye(V)[x.argmax(1)]
+  p = np.exp(x - x.max(1, keepdims=True))
+  return p / p.sum(1, keepdims=True)
+
+
+def rows(seed=0):
+  """Returns ordinary rows, and awkward ones: ties, a spike, wide, negative."""
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(8, V)) * 3
+  x[1] = 0.0
+  x[2] = np.round(x[2])
+  x[3, 5] = 80.0
+  x[4] *= 50
+  x[5] -= 100
+  x[6, LIMIT:] = 1000.0  # Padding that would always win.
+  x[7] = np.repeat([-1.0, 1.0], [12, 11])
+  return x.astype(np.float32), rng.random((8, V)) < 0.3
+
+
+SETTINGS = [
+    *itertools.product([0.6], [1e-9, 0.31, 0.9, 1.0], [0, 1, 12, 1000], [1.3]),
+    *itertools.product([7.0], [0.31, 0.999, 1.0], [0, 19, 20], [1.0]),
+    (0.0, 1.0, 0, 1.0),
+    (0.0, 0.5, 3, 2.0),
+    (1.0, 1.0, 0, 1.0),
+]
+
+
+@pytest.mark.parametrize('temperature, top_p, top_k, penalty', SETTINGS)
+def test_is_the_float64_distribution(temperature, top_p, top_k, penalty):
+  c = config(temperature, top_p, top_k, penalty)
+  x, seen = rows()
+  for one, mine, mask in zip(x, ours(x, seen, c), seen, strict=True):
+    np.testing.assert_allclose(mine, reference(one, mask, c), atol=2e-5)
+
+
+def test_by_hand():
+  x = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125]]))
+  seen = jnp.zeros((1, 4), bool)
+  kept = lambda **c: np.isfinite(logits_lib.process(x, seen, config(**c), 4))[
+      0
+  ].tolist()
+  assert kept(top_p=0.4) == [True, False, False, False]
+  assert kept(top_p=0.6) == [True, True, False, False]
+  assert kept(top_p=0.8) == [True, True, True, False]  # The lower id of two.
+  assert kept(top_k=3) == [True, True, True, False]
+  # Over the three that are left, two hold 6/7 of the mass, no longer 3/4.
+  assert kept(top_k=3, top_p=0.85) == [True, True, False, False]
+  # At temperature 1/2 the first alone holds 0.73 of the mass.
+  assert kept(temperature=0.5, top_p=0.7) == [True, False, False, False]
+
+
+def test_the_penalty_divides_and_multiplies():
+  x = jnp.array([[2.0, 2.0, -2.0, -2.0, 0.0]])
+  seen = jnp.array([[True, False, True, False, True]])
+  want = [[1.6, 2.0, -2.5, -2.0, 0.0]]
+  np.testing.assert_allclose(logits_lib.penalize(x, seen, 1.25), want)
+
+
+def draws(x, seen, c, num):
+  """Returns `num` draws from one row, each under its own key."""
+  key = np.stack([keys.fold(0, 'draw', i) for i in range(num)])
+  tile = lambda a: jnp.asarray(np.broadcast_to(a, (num, V)))
+  steps = jnp.arange(num, dtype=jnp.int32) % 7
+  return np.asarray(
+      logits_lib.draw(tile(x), tile(seen), jnp.asarray(key), steps, c, LIMIT)
+  )
+
+
+@pytest.mark.parametrize('row', [0, 1, 2])
+def test_draws_follow_the_distribution(row):
+  x, seen = rows()
+  c, num = config(0.8, 0.95, 12, 1.1), 20_000
+  p = reference(x[row], seen[row], c)
+  count = np.bincount(draws(x[row], seen[row], c, num), minlength=V)
+  assert count[p == 0].sum() == 0
+  kept = p > 0
+  chi2 = ((count - num * p)[kept] ** 2 / (num * p)[kept]).sum()
+  # 0.999 quantile of chi-square at 11 degrees of freedom; the seed is fixed.
+  assert 5 <= kept.sum() <= 12 and chi2 < 31.3
+
+
+def test_a_draw_depends_on_its_row_alone():
+  x, seen = rows()
+  key = jnp.asarray(np.stack([keys.fold(1, i) for i in range(8)]))
+  steps = jnp.arange(8, dtype=jnp.int32)
+  c = config(1.0, 0.9, 0, 1.05)
+  go = lambda x, s, k, t: logits_lib.draw(x, s, k, t, c, LIMIT).tolist()
+  x, seen = jnp.asarray(x), jnp.asarray(seen)
+  together = go(x, seen, key, steps)
+  assert go(x[::-1], seen[::-1], key[::-1], steps[::-1]) == together[::-1]
+  alone = [
+      go(x[i : i + 1], seen[i : i + 1], key[i : i + 1], steps[i : i + 1])[0]
+      for i in range(8)
+  ]
+  assert alone == together
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_padding_is_never_drawn(temperature):
+  x, seen = rows()
+  assert draws(x[6], seen[6], config(temperature), 500).max() < LIMIT
+
+
+@pytest.mark.parametrize(
+    'field, value, message',
+    [
+        ('temperature', -0.1, r'temperature is -0.1; it must be at least 0'),
+        ('top_p', 0.0, r'top_p is 0.0; it must be above 0 and at most 1'),
+        ('top_p', 1.5, r'top_p is 1.5; it must be above 0 and at most 1'),
+        ('top_k', -1, r'top_k is -1; it must be at least 0 \(all\)'),
+        ('repetition_penalty', 0.0, r'penalty is 0.0; it must be above 0'),
+    ],
+)
+def test_values_that_cannot_be(field, value, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    config(**{field: value})

@@ -144,9 +144,9 @@ def _check_tied(
     head: hf_files.Tensor, table: hf_files.Tensor, folder: epath.Path
 ) -> None:
   """Raises if a head is there that a tied model would silently not use."""
-  same, step = head.shape == table.shape, 4096
-  for begin in range(0, table.shape[0] if same else 0, step):
-    rows = (slice(begin, begin + step), slice(None))
+  same, num_rows, step = head.shape == table.shape, table.shape[0], 4096
+  for begin in range(0, num_rows if same else 0, step):
+    rows = (slice(begin, min(begin + step, num_rows)), slice(None))
     same = same and np.array_equal(head.read(rows), table.read(rows))
   if not same:
     raise errors.CheckpointError(

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import struct
+from typing import BinaryIO
 
 from etils import epath
 import numpy as np
@@ -89,6 +90,10 @@ def _write_file(
     f.write(struct.pack('<Q', len(text)))
     f.write(text)
     for tensor in tensors:
-      x = tensor.get()
-      assert x.shape == tensor.shape, (tensor.name, x.shape)
-      f.write(np.ascontiguousarray(x.astype(dtype)).tobytes())
+      _write_tensor(f, tensor, dtype)
+
+
+def _write_tensor(f: BinaryIO, tensor: Tensor, dtype: np.dtype) -> None:
+  x = tensor.get()
+  assert x.shape == tensor.shape, (tensor.name, x.shape)
+  f.write(np.ascontiguousarray(x.astype(dtype)).tobytes())

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Int, UInt32
 
 from palign_jax.models import config as config_lib, decoder
 from palign_jax.sampling import logits as logits_lib
 
 # What a row keeps on the device: its keys and values, and which tokens it has
-# seen (None where the penalty is 1).
-Memory = tuple[decoder.Cache, Bool[Array, 'B V'] | None]
+# seen, bool [B V] (None where the penalty is 1).
+Memory = tuple[decoder.Cache, Array | None]
 
 Shardings = tuple[NamedSharding, NamedSharding]  # Of the two parts of Memory.
 

@@ -1,0 +1,55 @@
+r"""The whole pipeline in minutes on two CPU cores, without a download.
+
+  python -m palign_jax.main --config=configs/quickstart.py
+
+A small teacher writes long traces for word problems; a smaller practised
+student judges how much of each it needs, goes on from there, is fine-tuned on
+what came out right, and answers problems that nobody has trained on.
+"""
+
+import pathlib
+
+import palign_jax
+from configs import common
+
+_ASSETS = pathlib.Path(palign_jax.__file__).parent / 'sandbox/assets'
+
+
+def get_config(arg=None):
+  """Takes smoke, for a run of seconds that proves nothing."""
+  arg = common.parse_arg(arg, smoke=False)
+  config = common.base()
+  config.student.update(path=str(_ASSETS / 'student'), dtype='float32')
+  config.teacher.update(path=str(_ASSETS / 'teacher'), dtype='float32')
+  config.prompts.judge = 'brief'
+  config.teach.questions = str(_ASSETS / 'questions.jsonl')
+  config.teach.update(max_tokens=352, limit=320)
+  config.align.update(max_tokens=352, n=2, repetition_penalty=1.0)
+  config.sft.update(
+      method='full',
+      epochs=4,
+      max_tokens=480,
+      batch_size=8,
+      remat='none',
+      export_dtype='float32',
+  )
+  config.sft.optim.update(peak_lr=1e-3)
+  config.sample.update(
+      n=1, max_tokens=352, temperature=0.0, repetition_penalty=1.0
+  )
+  config.benchmarks.sandbox = str(_ASSETS / 'benchmark.jsonl')
+  config.compute.update(
+      num_rows=64,
+      judge_tokens=16_384,
+      prefill_tokens=8192,
+      rows_per_device=8,
+      loss_chunk=0,
+      log_every=5,
+      save_every=50,
+  )
+  if arg.smoke:
+    config.teach.limit = 8
+    config.sft.epochs = 1
+    config.align.n = 1
+    config.compute.num_rows = 8
+  return config

@@ -1,0 +1,140 @@
+"""Runs the stages of a config in one workdir.
+
+  python -m palign_jax.main --config=configs/quickstart.py --workdir=runs/q
+
+This file reads flags, opens the workdir and hands over.  A finished stage is
+not run again; an interrupted one goes on where it stopped.
+"""
+
+from collections.abc import Sequence
+import hashlib
+import importlib
+import importlib.metadata
+import platform
+import sys
+
+from absl import app, flags, logging
+from etils import epath
+import jax
+from ml_collections import config_flags
+
+from palign_jax.checkpoints import folders
+from palign_jax.core import errors, workdir as workdir_lib
+from palign_jax.data import questions as questions_lib
+from palign_jax.stages import context as context_lib, settings as settings_lib
+
+STAGES = (
+    'teach',
+    'truncate',
+    'align',
+    'assemble',
+    'sft',
+    'sample',
+    'grade',
+    'report',
+)
+_PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'One of configs/*.py, as file.py or file.py:arg.'
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where results go; runs/<config name> if not given.'
+)
+_STAGES = flags.DEFINE_list(
+    'stages', list(STAGES), 'Which stages to run; all if not given.'
+)
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+  """Returns the stages in their order.
+
+  Raises:
+    ConfigError: If a name is unknown.
+  """
+  unknown = [name for name in names if name not in STAGES]
+  if unknown or not names:
+    raise errors.ConfigError(
+        f'--stages={",".join(names)}: no stage {", ".join(unknown)!r}; the'
+        f' stages are {", ".join(STAGES)}.'
+    )
+  return [name for name in STAGES if name in names]
+
+
+def run(config, workdir: epath.PathLike, stages: Sequence[str]) -> None:
+  """Runs stages of a config.
+
+  Args:
+    config: A ConfigDict as the files in configs/ make it.
+    workdir: Where results go.
+    stages: Names of `STAGES`.
+
+  Raises:
+    PalignError: If something must be mended first; what was written stays.
+  """
+  stages = chosen(stages)
+  settings = settings_lib.read(config.to_dict())
+  place = workdir_lib.Workdir(workdir, STAGES)
+  context = context_lib.Context(settings, place)
+  todo = [stage for stage in stages if not place.finished(stage)]
+  modules = {
+      stage: importlib.import_module(f'palign_jax.stages.{stage}')
+      for stage in todo
+  }
+  place.open(config.to_dict(), facts(settings))
+  for stage in todo:  # All that can fail early, before the first long step.
+    modules[stage].check(context)
+  for stage in stages:
+    if stage not in todo:
+      logging.info('%s is finished already.', stage)
+      continue
+    logging.info('%s in %s, on %s.', stage, place.path, jax.devices())
+    summary = modules[stage].run(context)
+    place.finish(stage, summary)
+    logging.info('%s: %s', stage, summary)
+
+
+def facts(settings: settings_lib.Settings) -> dict[str, object]:
+  """Returns what the manifest says of versions, devices and inputs."""
+  models, inputs = {}, {}
+  for which in ('student', 'teacher'):
+    path = getattr(settings, which).path
+    if path:
+      models[which] = folders.content_hash(folders.stage(path))
+  files = [settings.teach.questions, settings.teach.traces]
+  for name in [*files, *settings.benchmarks.values()]:
+    path = questions_lib.locate(name)[0] if name else None
+    if path is not None and path.is_file():
+      digest = hashlib.blake2b(path.read_bytes(), digest_size=16)
+      inputs[str(name)] = digest.hexdigest()
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {
+      'versions': {'python': platform.python_version(), **versions},
+      'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
+      'seed': settings.seed,
+      'models': models,
+      'inputs': inputs,
+  }
+
+
+def main(argv: list[str]):
+  """Runs what the flags say; an error that can be mended is one line."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
+  name = config_flags.get_config_filename(flags.FLAGS['config'])
+  default = epath.Path('runs') / epath.Path(name).stem
+  try:
+    run(_CONFIG.value, _WORKDIR.value or default, _STAGES.value)
+  except errors.PalignError as e:
+    sys.exit(f'Error: {e}')
+  except OSError as e:  # A full disk, a folder that vanished.
+    sys.exit(
+        f'Error: {e.filename or "a file"}: {e.strerror or e}; mend this and'
+        ' run the same command again, finished work is kept.'
+    )
+
+
+if __name__ == '__main__':
+  jax.config.config_with_absl()
+  flags.mark_flag_as_required('config')
+  app.run(main)

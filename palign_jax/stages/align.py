@@ -1,0 +1,99 @@
+"""Lets the student continue each prefix to an answer.
+
+Writes align/completions.jsonl: n rows for every prefix that was kept.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from palign_jax.core import errors, jsonl, parts as parts_lib
+from palign_jax.stages import context as context_lib, truncate
+from palign_jax.text import prompts
+
+FILE = 'align/completions.jsonl'
+
+
+def check(context: context_lib.Context) -> None:
+  """Raises if the stage cannot run with this config."""
+  prompts.align(context.settings.prompts.align, '', '')
+  prompts.answer(context.settings.prompts.answer, '')
+  context.load('student')
+
+
+def prompt(context: context_lib.Context, row: Mapping[str, Any]) -> str:
+  """Returns the rendered text that the student reads for a prefix."""
+  names = context.settings.prompts
+  chat = context.load('student').tokenizer.chat
+  question, prefix = row['question'], row['sufficient_reasoning']
+  if context.settings.align.mode == 'draft':
+    return chat.prompt(prompts.align(names.align, question, prefix))
+  return chat.prompt(prompts.answer(names.answer, question), prefix)
+
+
+def read(context: context_lib.Context) -> list[dict[str, Any]]:
+  """Returns the prefixes, ours or the reference's.
+
+  Raises:
+    DataError: If a row lacks a field.
+  """
+  context_lib.require(context, truncate.FILE, 'truncate')
+  path = context.workdir / truncate.FILE
+  rows, ids = jsonl.read(path), set()
+  for number, row in enumerate(rows, 1):
+    for field in ('id', 'question', 'sufficient_reasoning'):
+      if field not in row:
+        raise errors.DataError(
+            f'{path}, row {number}: no {field!r} in {sorted(row)}.'
+        )
+    row['id'] = str(row['id'])
+    if row['id'] in ids:
+      raise errors.DataError(
+          f'{path}, row {number}: the id {row["id"]!r} is there twice.'
+      )
+    ids.add(row['id'])
+  return rows
+
+
+def run(context: context_lib.Context) -> Mapping[str, Any]:
+  """Writes the completions and returns the summary."""
+  a, student = context.settings.align, context.load('student')
+  clock, num_tokens = context_lib.Clock(), 0
+  kept = [r for r in read(context) if r.get('status', 'kept') == 'kept']
+  name = lambda id_, sample: f'{id_}/{sample}'
+  with parts_lib.Parts(
+      context.workdir / FILE,
+      key=lambda row: name(row['id'], row['sample']),
+      max_rows=context.settings.compute.part_rows,
+  ) as parts:
+    asks, by_id = [], {row['id']: row for row in kept}
+    for row in kept:
+      missing = [i for i in range(a.n) if name(row['id'], i) not in parts]
+      if missing:
+        text, key = prompt(context, row), ('align', row['id'])
+        asks += [
+            context_lib.ask(student, row['id'], i, text, key) for i in missing
+        ]
+    for reply in context.sample(student, a, asks, 'Student continues'):
+      num_tokens += reply.num_tokens
+      row = by_id[reply.ask.id]
+      parts.add(
+          {
+              'id': row['id'],
+              'question': row['question'],
+              'answer': row.get('answer'),
+              'sufficient_reasoning': row['sufficient_reasoning'],
+              'prompt': reply.ask.prompt,
+              'output': reply.text,
+              'finish_reason': reply.finish_reason,
+              'sample': reply.ask.sample,
+          }
+      )
+    rows = parts.rows(name(r['id'], i) for r in kept for i in range(a.n))
+    parts.merge(rows)
+  return {
+      'prefixes': len(kept),
+      'completions': len(rows),
+      'finish_reason': context_lib.count(r['finish_reason'] for r in rows),
+      'num_rows': context.settings.compute.num_rows,
+      **clock.rates(num_tokens),
+  }

@@ -1,0 +1,106 @@
+"""Keeps what reaches the right answer (Eq. 9) and writes it as training rows.
+
+Writes assemble/train.jsonl and assemble/rejected.jsonl.  Every completion and
+every prefix that was dropped is in one of the two.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from palign_jax.core import jsonl, progress
+from palign_jax.grading import verify
+from palign_jax.stages import align, context as context_lib, truncate
+from palign_jax.text import prompts
+
+TRAIN = 'assemble/train.jsonl'
+REJECTED = 'assemble/rejected.jsonl'
+_CUT_OFF = ('length', 'loop', 'too_long')
+
+Row = dict[str, Any]
+
+
+def check(context: context_lib.Context) -> None:
+  """Raises if the stage cannot run with this config."""
+  prompts.answer(context.settings.prompts.answer, '')
+
+
+def run(context: context_lib.Context) -> Mapping[str, Any]:
+  """Writes both files and returns the summary."""
+  context_lib.require(context, align.FILE, 'align')
+  clock, settings = context_lib.Clock(), context.settings.assemble
+  path = context.workdir / align.FILE
+  completions = jsonl.read(path) if path.stat().length else []
+  dropped = []
+  if (context.workdir / truncate.FILE).exists():
+    dropped = [r for r in align.read(context) if r.get('status') == 'dropped']
+  with verify.Grader(
+      num_workers=context.settings.compute.workers, limit_s=settings.limit_s
+  ) as grader:
+    verdicts = _grade(grader, completions)
+  train, rejected, taken = [], [], set()
+  for row, verdict in zip(completions, verdicts, strict=True):
+    reason = _reason(row, verdict, settings.unverifiable)
+    if not reason and settings.keep == 'first' and row['id'] in taken:
+      reason = 'surplus'
+    out = _train_row(context, row, verdict)
+    if reason:
+      rejected.append({**out, 'reason': reason})
+    else:
+      taken.add(row['id'])
+      train.append(out)
+  for row in dropped:
+    out = _train_row(context, {**row, 'output': ''}, None)
+    rejected.append({**out, 'reason': row['reason']})
+  jsonl.write(context.workdir / REJECTED, rejected)
+  jsonl.write(context.workdir / TRAIN, train)
+  return {
+      'completions': len(completions),
+      'dropped_before': len(dropped),
+      'train': len(train),
+      'verdict': context_lib.count(r['verdict'] for r in train),
+      'rejected': len(rejected),
+      'reason': context_lib.count(r['reason'] for r in rejected),
+      'grader': verify.version(),
+      **clock.rates(0),
+  }
+
+
+def _grade(
+    grader: verify.Grader, completions: Sequence[Row]
+) -> list[verify.Verdict]:
+  """Grades the student's own words: Eq. 9 asks for Ans(y), not the prefix."""
+  items = [(row.get('answer'), row['output']) for row in completions]
+  with progress.bar('Grading completions', len(items)) as advance:
+    return grader.grade(items, advance=advance)
+
+
+def _reason(row: Row, verdict: verify.Verdict, unverifiable: str) -> str:
+  """Returns why a completion is no training data; '' if it is."""
+  if row.get('finish_reason') in _CUT_OFF:
+    return row['finish_reason']
+  if verdict.how == 'unverifiable':
+    return '' if unverifiable == 'keep' else 'unverifiable'
+  return '' if verdict.correct else 'wrong'
+
+
+def _train_row(
+    context: context_lib.Context, row: Row, verdict: verify.Verdict | None
+) -> Row:
+  s = context.settings
+  name = 'none'
+  if verdict is not None:
+    name = 'correct' if verdict.correct else 'wrong'
+    if verdict.how == 'unverifiable':
+      name = 'unverifiable'
+  prefix, output = row['sufficient_reasoning'], row['output']
+  return {
+      'id': row['id'],
+      'instruction': prompts.answer(s.prompts.answer, '').strip(),
+      'input': row['question'],
+      'output': f'{s.assemble.begin}{prefix}{s.assemble.end}{output}',
+      'answer': row.get('answer'),
+      'sample': row.get('sample', 0),
+      'verdict': name,
+      'how': verdict.how if verdict else '',
+      'grader': verify.version(),
+  }

@@ -1,0 +1,210 @@
+"""What stages share: the checked config, the workdir, the loaded models."""
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+
+from palign_jax.checkpoints import hf_import
+from palign_jax.core import errors, keys, progress, workdir as workdir_lib
+from palign_jax.models import decoder, lora
+from palign_jax.parallel import mesh as mesh_lib
+from palign_jax.sampling import loops, sampler as sampler_lib
+from palign_jax.stages import settings as settings_lib
+from palign_jax.text import tokenizer as tokenizer_lib
+
+# A block of up to 64 tokens, 4 times and over 128 tokens: no honest text.
+LOOPS = loops.LoopRule(max_period=64, min_repeats=4, min_span=128)
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A model with its tokenizer, ready to judge, sample or be trained."""
+
+  model: hf_import.Model
+  tokenizer: tokenizer_lib.Tokenizer
+  params: decoder.Params  # With adapters, if it has any.
+  lora_scale: float
+  dtype: jnp.dtype
+
+  @property
+  def stop_ids(self) -> tuple[int, ...]:
+    """The ids that end a reply."""
+    ids = (*self.model.stop_ids, *self.tokenizer.eos_ids)
+    return tuple(dict.fromkeys(ids))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+  """A completion to sample: `id` and `sample` name it."""
+
+  id: str
+  sample: int
+  prompt: str
+  key: tuple[str | int, ...]  # What the draw's key is folded from.
+  tokens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+  """What was sampled, and why it ended: stop, length, loop or too_long."""
+
+  ask: Ask
+  text: str
+  finish_reason: str
+  num_tokens: int
+
+
+class Context:
+  """One run."""
+
+  def __init__(
+      self, settings: settings_lib.Settings, workdir: workdir_lib.Workdir
+  ):
+    self.settings, self.workdir = settings, workdir
+
+  @functools.cached_property
+  def mesh(self) -> jax.sharding.Mesh:
+    """The devices."""
+    return mesh_lib.make(self.settings.mesh)
+
+  @functools.lru_cache(maxsize=1)  # noqa: B019  A run has one context.
+  def load(self, which: str) -> Student:
+    """Returns a model of the config: 'student' or 'teacher'.
+
+    Raises:
+      CheckpointError: If it cannot be loaded.
+    """
+    config = getattr(self.settings, which)
+    dtype = jnp.dtype(config.dtype)
+    model = hf_import.load(config.path, dtype=dtype, mesh=self.mesh)
+    tokenizer = tokenizer_lib.load(model.folder)
+    hf_import.check_vocab(model, tokenizer.size)
+    return Student(model, tokenizer, model.params, 0.0, dtype)
+
+  def trained(self) -> Student:
+    """Returns the student after `sft`: its export, or base and adapter."""
+    folder = self.workdir / 'sft'
+    student = self.load('student')
+    if self.settings.sft.method == 'full':
+      model = hf_import.load(
+          folder / 'export', dtype=student.dtype, mesh=self.mesh
+      )
+      return dataclasses.replace(student, model=model, params=model.params)
+    adapters, scale = hf_import.load_adapter(
+        folder / 'adapter', student.model.config, mesh=self.mesh
+    )
+    params = lora.join(student.params, adapters)
+    return dataclasses.replace(student, params=params, lora_scale=scale)
+
+  def sampler(self, student: Student, drawing) -> sampler_lib.Sampler:
+    """Returns a sampler; `drawing` has the fields of `settings.Drawing`."""
+    compute = self.settings.compute
+    return sampler_lib.Sampler(
+        student.params,
+        student.model.config,
+        mesh=self.mesh,
+        dtype=student.dtype,
+        num_rows=compute.num_rows,
+        stop_ids=student.stop_ids,
+        vocab_limit=student.tokenizer.size,
+        max_positions=student.model.max_positions,
+        sampling=sampler_lib.SamplingConfig(
+            temperature=drawing.temperature,
+            top_p=drawing.top_p,
+            top_k=drawing.top_k,
+            repetition_penalty=drawing.repetition_penalty,
+        ),
+        loop_rule=LOOPS,
+        prefill_tokens=compute.prefill_tokens,
+        lora_scale=student.lora_scale,
+    )
+
+  def sample(
+      self,
+      student: Student,
+      drawing,
+      asks: Sequence[Ask],
+      description: str,
+  ) -> Iterator[Reply]:
+    """Yields a reply for every ask, in the order they finish.
+
+    A prompt that leaves no room for an answer is no error: its reply is empty
+    and ends with 'too_long'.  One that leaves little room gets that much.
+    """
+    limit = student.model.max_positions
+    fits = [ask for ask in asks if len(ask.tokens) < limit]
+    for ask in asks:
+      if len(ask.tokens) >= limit:
+        yield Reply(ask, '', 'too_long', 0)
+    by_id = {f'{ask.id}/{ask.sample}': ask for ask in fits}
+    requests = [
+        sampler_lib.Request(
+            id=name,
+            tokens=ask.tokens,
+            key=keys.fold(self.settings.seed, *ask.key, ask.sample),
+            max_tokens=min(drawing.max_tokens, limit - len(ask.tokens)),
+        )
+        for name, ask in by_id.items()
+    ]
+    sampler = self.sampler(student, drawing)
+    with progress.bar(description, len(requests)) as advance:
+      for completion in sampler.run(requests):
+        text = student.tokenizer.decode(completion.tokens)
+        reason, num = completion.finish_reason, len(completion.tokens)
+        yield Reply(by_id[completion.id], text, reason, num)
+        advance(1)
+
+
+def ask(
+    student: Student,
+    id: str,
+    sample: int,
+    prompt: str,
+    key: tuple[str | int, ...],
+) -> Ask:
+  """Returns an ask for a rendered prompt."""
+  tokens = tuple(student.tokenizer.encode(prompt))
+  return Ask(id, sample, prompt, key, tokens)
+
+
+class Clock:
+  """Seconds and tokens of a stage, for its summary."""
+
+  def __init__(self):
+    self._start = time.monotonic()
+
+  def rates(self, tokens: int) -> dict[str, object]:
+    """Returns the fields `tokens`, `seconds` and `rates` of a summary."""
+    seconds = time.monotonic() - self._start
+    rate = tokens / max(seconds, 1e-9)
+    return {
+        'tokens': tokens,
+        'seconds': round(seconds, 2),
+        'rates': {'tokens_per_s': round(rate, 1)},
+    }
+
+
+def count(values: Iterable[str]) -> dict[str, int]:
+  """Returns how often each value occurs, by name."""
+  counts: dict[str, int] = {}
+  for value in values:
+    counts[value] = counts.get(value, 0) + 1
+  return dict(sorted(counts.items()))
+
+
+def require(context: Context, file: str, stage: str) -> None:
+  """Raises unless an earlier stage has written `file`.
+
+  Raises:
+    DataError: If it has not.
+  """
+  path = context.workdir / file
+  if not path.exists():
+    raise errors.DataError(
+        f'{path}: not there; run the stage {stage!r} first, or put the'
+        " reference's file there."
+    )

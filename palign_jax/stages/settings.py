@@ -1,0 +1,342 @@
+"""The sections of a config, typed.  Every field is set in the config file.
+
+A section that is no stage's own: `mesh` (parallel/mesh.py), `benchmarks` (name
+to file), `seed`.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from palign_jax.core import config as config_lib, errors
+from palign_jax.training import optim
+
+CHOICES = {
+    'truncate.verdict': ('label', 'generate'),
+    'truncate.none_enough': ('whole', 'drop', 'most_probable'),
+    'truncate.too_long': ('drop', 'fit'),
+    'align.mode': ('prefill', 'draft'),
+    'assemble.keep': ('first', 'all'),
+    'assemble.unverifiable': ('drop', 'keep'),
+    'sft.method': ('lora', 'full'),
+    'sft.remat': ('none', 'full'),
+}
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model folder.
+
+  Attributes:
+    path: On disk, on gs://, or a name on the Hub.
+    dtype: Of frozen weights, computation and cache.
+  """
+
+  path: str
+  dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """Names of prompts in text/prompts.py."""
+
+  judge: str
+  align: str
+  answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+  """How completions are sampled.
+
+  Attributes:
+    n: Completions per question.
+    temperature: 0 is greedy.
+    top_k: 0 is off.
+    top_p: 1 is off.
+    repetition_penalty: 1 is off; counts prompt and output.
+    max_tokens: Of a completion.
+  """
+
+  n: int
+  temperature: float
+  top_k: int
+  top_p: float
+  repetition_penalty: float
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Teach:
+  """Where traces come from: `traces` if it is set, else the teacher.
+
+  Attributes:
+    questions: A question file for the teacher.
+    traces: Ready traces: a file, tfds:FOLDER or hf:FOLDER.
+    fields: A preset of data/traces.py or a mapping.
+    limit: At most so many rows; 0 is all.
+  """
+
+  questions: str | None
+  traces: str | None
+  fields: Any
+  limit: int
+  temperature: float
+  top_k: int
+  top_p: float
+  repetition_penalty: float
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncate:
+  """How prefixes are cut.
+
+  Attributes:
+    search: A name in judging/search.py.
+    splitter: A name in text/sentences.py.
+    verdict: 'label' (probability of the label) or 'generate' (a reply, parsed).
+    threshold: A prefix suffices from this p_enough on.
+    abstain: Half the width, in p_enough, of the band around the threshold in
+      which the judge abstains, which counts as not enough.
+    none_enough: What to do with a trace of which no prefix suffices.
+    too_long: What to do with a trace that the context does not hold.
+    temperature: Of a generated reply; 0 is greedy.
+    top_p: Of a generated reply.
+    max_tokens: Of a generated reply.
+  """
+
+  search: str
+  splitter: str
+  verdict: str
+  threshold: float
+  abstain: float
+  none_enough: str
+  too_long: str
+  temperature: float
+  top_p: float
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Align(Drawing):
+  """How prefixes are continued.
+
+  Attributes:
+    mode: 'prefill' (the prefix opens the student's own turn) or 'draft' (the
+      reference: it is quoted in the user's).
+  """
+
+  mode: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Assemble:
+  """What becomes training data.
+
+  Attributes:
+    keep: Of the correct completions of a question, the 'first' or 'all'.
+    unverifiable: 'keep' lets rows without a checkable gold answer through.
+    begin: Marker before the prefix.
+    end: Marker after it.
+    limit_s: Seconds that grading one answer may take.
+  """
+
+  keep: str
+  unverifiable: str
+  begin: str
+  end: str
+  limit_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft:
+  """How the student is fine-tuned.
+
+  Attributes:
+    method: 'lora' or 'full'.
+    rank: Of the adapters.
+    alpha: The adapters are scaled by alpha / rank.
+    epochs: Times every example is seen.
+    batch_size: Rows of one optimiser step, over all devices.
+    max_tokens: Width of a row; longer examples are left out and counted.
+    optim: See training/optim.py.
+    weights: Loss weight by region: begin, prefix, end, continuation, turn_end.
+    masked: Numbers of prefix sentences, from 0, that get weight 0.
+    splitter: Cuts the prefix into sentences.
+    remat: 'full' computes layers again in the backward pass.
+    export_dtype: Of the exported weights.
+  """
+
+  method: str
+  rank: int
+  alpha: float
+  epochs: int
+  batch_size: int
+  max_tokens: int
+  optim: Mapping[str, Any]
+  weights: Mapping[str, float]
+  masked: Any
+  splitter: str
+  remat: str
+  export_dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Grade:
+  """How samples are graded.
+
+  Attributes:
+    limit_s: Seconds that grading one answer may take.
+    resamples: Of the bootstrap.
+  """
+
+  limit_s: float
+  resamples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+  """What bounds memory and sets cadences; it does not change results.
+
+  Attributes:
+    num_rows: Rows decoded together.  Another number is another rounding.
+    judge_tokens: Tokens judged together, padding included.
+    prefill_tokens: Prompt tokens read together, padding included.
+    group: Traces searched in lockstep; they are saved together.
+    part_rows: Rows of a part file.
+    rows_per_device: Training rows computed together on a device.
+    loss_chunk: Positions of a row whose logits exist at a time; 0 for all.
+    workers: Processes that grade.
+    log_every: Optimiser steps.
+    save_every: Optimiser steps.
+    save_every_s: Seconds.
+    keep: Training checkpoints.
+  """
+
+  num_rows: int
+  judge_tokens: int
+  prefill_tokens: int
+  group: int
+  part_rows: int
+  rows_per_device: int
+  loss_chunk: int
+  workers: int
+  log_every: int
+  save_every: int
+  save_every_s: float
+  keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A whole config, checked."""
+
+  seed: int
+  mesh: Mapping[str, int]
+  student: Model
+  teacher: Model
+  prompts: Prompts
+  teach: Teach
+  truncate: Truncate
+  align: Align
+  assemble: Assemble
+  sft: Sft
+  sample: Drawing
+  grade: Grade
+  report: Mapping[str, Any]
+  compute: Compute
+  benchmarks: Mapping[str, str]
+
+
+_SECTIONS = {
+    'student': Model,
+    'teacher': Model,
+    'prompts': Prompts,
+    'teach': Teach,
+    'truncate': Truncate,
+    'align': Align,
+    'assemble': Assemble,
+    'sft': Sft,
+    'sample': Drawing,
+    'grade': Grade,
+    'compute': Compute,
+}
+
+
+def read(config: Mapping[str, Any]) -> Settings:
+  """Returns a config as dataclasses.
+
+  Args:
+    config: Nested mappings of plain values.
+
+  Raises:
+    ConfigError: If a field is missing, unknown, or has a value it cannot have.
+  """
+  values = dict(config)
+  for name, cls in _SECTIONS.items():
+    if name not in values:
+      raise errors.ConfigError(f'config.{name}: the section is missing.')
+    section = _numbers(cls, dict(values[name]))
+    values[name] = config_lib.build(cls, section, at=f'config.{name}')
+  settings = config_lib.build(Settings, values, at='config')
+  _check(settings)
+  return settings
+
+
+def _numbers(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+  """Returns the values with ints where a float is due made floats."""
+  floats = {f.name for f in dataclasses.fields(cls) if f.type is float}
+  as_float = lambda k, v: (float(v) if k in floats and type(v) is int else v)
+  return {k: as_float(k, v) for k, v in values.items()}
+
+
+def _check(settings: Settings) -> None:
+  for name, known in CHOICES.items():
+    section, field = name.split('.')
+    value = getattr(getattr(settings, section), field)
+    if value not in known:
+      raise errors.ConfigError(
+          f'config.{name} is {value!r}; it can be {", ".join(known)}.'
+      )
+  for name in ('student.dtype', 'teacher.dtype', 'sft.export_dtype'):
+    section, field = name.split('.')
+    value = getattr(getattr(settings, section), field)
+    if value not in DTYPES:
+      raise errors.ConfigError(
+          f'config.{name} is {value!r}; it can be {", ".join(DTYPES)}.'
+      )
+  for name in ('align', 'sample'):
+    _check_drawing(name, getattr(settings, name))
+  _check_drawing('teach', settings.teach)
+  t = settings.truncate
+  if not 0 < t.threshold < 1 or not 0 <= t.abstain < 0.5:
+    raise errors.ConfigError(
+        f'config.truncate: threshold {t.threshold} must lie between 0 and 1,'
+        f' abstain {t.abstain} between 0 and 0.5.'
+    )
+  for name in ('sft.epochs', 'sft.batch_size', 'sft.max_tokens', 'sft.rank'):
+    value = getattr(settings.sft, name.split('.')[1])
+    if value < 1:
+      raise errors.ConfigError(f'config.{name} is {value}; at least 1.')
+  config_lib.build(optim.OptimConfig, settings.sft.optim, at='config.sft.optim')
+
+
+def _check_drawing(name: str, d: Any) -> None:
+  """Checks the numbers that all sampling stages share."""
+  bounds = {
+      'n': getattr(d, 'n', 1) >= 1,
+      'temperature': d.temperature >= 0,
+      'top_k': d.top_k >= 0,
+      'top_p': 0 < d.top_p <= 1,
+      'repetition_penalty': d.repetition_penalty > 0,
+      'max_tokens': d.max_tokens >= 1,
+  }
+  for field, holds in bounds.items():
+    if not holds:
+      raise errors.ConfigError(
+          f'config.{name}.{field} is {getattr(d, field)}; n and max_tokens are'
+          ' at least 1, temperature and top_k at least 0, top_p in (0, 1],'
+          ' repetition_penalty above 0.'
+      )

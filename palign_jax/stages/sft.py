@@ -1,0 +1,269 @@
+"""Fine-tunes the student on the assembled rows.
+
+Writes sft/checkpoints/, sft/metrics.jsonl, sft/adapter/ (LoRA) and sft/export/,
+a Hugging Face folder with the adapters merged in.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
+from palign_jax.core import config as config_lib, errors, jsonl, keys
+from palign_jax.models import decoder, lora
+from palign_jax.parallel import mesh as mesh_lib, rules
+from palign_jax.stages import assemble, context as context_lib
+from palign_jax.text import prompts, sentences
+from palign_jax.training import (
+    data,
+    examples as examples_lib,
+    loop,
+    loss,
+    metrics,
+    optim,
+    step,
+)
+
+_MAX_WAITING = 64  # Examples that wait for a row with room.
+_NUM_COMPARED = 4  # Examples on which the merge's error is measured.
+
+
+def check(context: context_lib.Context) -> None:
+  """Raises if the stage cannot run with this config."""
+  s = context.settings.sft
+  optim.make(_optim(context), optim.schedule(_optim(context), 1))
+  sentences.pieces('', s.splitter)
+  _weights(s)
+  student = context.load('student')
+  if s.max_tokens > student.model.max_positions:
+    raise errors.ConfigError(
+        f'config.sft.max_tokens is {s.max_tokens} and the student has'
+        f' {student.model.max_positions} positions; lower it.'
+    )
+  student.tokenizer.chat.turn_end  # noqa: B018  Raises without a template.
+  _num_microbatches(context)
+
+
+def run(context: context_lib.Context) -> Mapping[str, Any]:
+  """Trains, exports and returns the summary."""
+  context_lib.require(context, assemble.TRAIN, 'assemble')
+  clock = context_lib.Clock()
+  examples = _examples(context)
+  source = data.shuffled(
+      examples, context.settings.sft.epochs, context.settings.seed
+  )
+  batches = _batches(context, source)
+  num_steps = batches.count()
+  frozen, trainable = _weights_to_train(context)
+  state = _train(context, frozen, trainable, batches, num_steps)
+  facts = _export(context, frozen, state.params, examples[:_NUM_COMPARED])
+  tokens = sum(len(example.tokens) for example in examples)
+  return {
+      'examples': len(examples),
+      'too_long': batches.num_long // context.settings.sft.epochs,
+      'steps': num_steps,
+      'supervised_weight': float(sum(e.weights.sum() for e in examples)),
+      'trained_parameters': sum(x.size for x in jax.tree.leaves(state.params)),
+      **facts,
+      **clock.rates(tokens * context.settings.sft.epochs),
+  }
+
+
+def _optim(context: context_lib.Context) -> optim.OptimConfig:
+  values = dict(context.settings.sft.optim)
+  return config_lib.build(optim.OptimConfig, values, at='config.sft.optim')
+
+
+def _weights(s) -> examples_lib.RegionWeights:
+  return config_lib.build(
+      examples_lib.RegionWeights, dict(s.weights), at='config.sft.weights'
+  )
+
+
+def _num_microbatches(context: context_lib.Context) -> int:
+  at_once = context.settings.compute.rows_per_device
+  at_once *= mesh_lib.num_row_shards(context.mesh)
+  batch_size = context.settings.sft.batch_size
+  if batch_size % at_once:
+    raise errors.ConfigError(
+        f'config.sft.batch_size is {batch_size}, no multiple of the {at_once}'
+        ' rows computed at once (compute.rows_per_device * mesh.data *'
+        ' mesh.fsdp).'
+    )
+  return batch_size // at_once
+
+
+def _examples(context: context_lib.Context) -> list[examples_lib.Example]:
+  """Returns the training rows as tokens and weights.
+
+  Raises:
+    DataError: If there is no row, or one lacks a field.
+  """
+  s, path = context.settings, context.workdir / assemble.TRAIN
+  if not path.stat().length:
+    raise errors.DataError(
+        f'{path}: nothing to train on; assemble/rejected.jsonl says why.'
+    )
+  tokenizer = context.load('student').tokenizer
+  markers = examples_lib.Markers(s.assemble.begin, s.assemble.end)
+  built = []
+  for number, row in enumerate(jsonl.read(path), 1):
+    for field in ('input', 'output'):
+      if not isinstance(row.get(field), str):
+        raise errors.DataError(
+            f'{path}, row {number}: {field!r} must be text; the row has'
+            f' {sorted(row)}.'
+        )
+    prompt = prompts.answer(s.prompts.answer, row['input'])
+    regions = examples_lib.regions(
+        row['output'],
+        markers=markers,
+        turn_end=tokenizer.chat.turn_end,
+        weights=_weights(s.sft),
+        pieces=lambda text: sentences.pieces(text, s.sft.splitter),
+        masked=tuple(s.sft.masked),
+    )
+    name = str(row.get('id', number))
+    built.append(
+        examples_lib.build(
+            name, tokenizer.chat.prompt(prompt), regions, tokenizer
+        )
+    )
+  return built
+
+
+def _batches(context: context_lib.Context, source) -> data.PackedBatches:
+  s = context.settings.sft
+  shape = data.DataConfig(
+      max_tokens=s.max_tokens,
+      batch_size=s.batch_size,
+      max_waiting=_MAX_WAITING,
+  )
+  return data.PackedBatches(source, shape)
+
+
+def _weights_to_train(context: context_lib.Context):
+  """Returns what is frozen and what is trained: base and adapters, or all."""
+  s, student = context.settings.sft, context.load('student')
+  if s.method == 'full':
+    # Float32 master weights, whatever the student computes in.
+    path = context.settings.student.path
+    model = hf_import.load(path, dtype=jnp.float32, mesh=context.mesh)
+    return {}, model.params
+  config = student.model.config
+  shapes = jax.eval_shape(lambda: lora.init(config, s.rank, jax.random.key(0)))
+  where = rules.tree_shardings(
+      shapes, lora.logical_axes(config, s.rank), context.mesh
+  )
+  key = jax.random.wrap_key_data(
+      keys.fold(context.settings.seed, 'sft', 'lora')
+  )
+  make = functools.partial(lora.init, config, s.rank)
+  return student.params, jax.jit(make, out_shardings=where)(key)
+
+
+def _scale(context: context_lib.Context) -> float:
+  return context.settings.sft.alpha / context.settings.sft.rank
+
+
+def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
+  s, compute = context.settings.sft, context.settings.compute
+  student, optim_config = context.load('student'), _optim(context)
+  rate = optim.schedule(optim_config, num_steps)
+  optimizer = optim.make(optim_config, rate)
+  loss_config = loss.LossConfig(
+      dtype=student.dtype.name,
+      remat=s.remat,
+      chunk_size=compute.loss_chunk,
+      lora_scale=_scale(context),
+  )
+  pure = step.make(
+      student.model.config, loss_config, optimizer, rate, optim_config.clip_norm
+  )
+  state = step.init(trainable, optimizer)
+  step_fn = step.compile(
+      pure,
+      step.StepConfig(_num_microbatches(context)),
+      frozen,
+      state,
+      context.mesh,
+  )
+  length = loop.LoopConfig(
+      num_steps=num_steps,
+      log_every=compute.log_every,
+      save_every=compute.save_every,
+      save_every_s=compute.save_every_s,
+  )
+  folder = context.workdir / 'sft'
+  with (
+      store_lib.CheckpointStore(
+          folder / 'checkpoints', keep=compute.keep
+      ) as store,
+      metrics.MetricsWriter(folder) as writer,
+  ):
+    return loop.train(length, state, step_fn, batches, store, writer)
+
+
+def _export(context, frozen, params, compared) -> dict[str, Any]:
+  """Writes the model that was trained; returns facts for the summary."""
+  s, student = context.settings.sft, context.load('student')
+  dtype, folder = jnp.dtype(s.export_dtype), context.workdir / 'sft'
+  facts: dict[str, Any] = {'method': s.method}
+  if s.method == 'lora':
+    hf_export.save_adapter(
+        folder / 'adapter',
+        params,
+        student.model.config,
+        alpha=s.alpha,
+        base_name=context.settings.student.path,
+    )
+    merge = functools.partial(lora.merge, scale=_scale(context))
+    merged = jax.jit(merge)(frozen, params)
+    joined = lora.join(frozen, params)
+  else:
+    merged = joined = params
+  merged = jax.tree.map(lambda x: x.astype(dtype), merged)
+  error = _logit_error(
+      student.model.config, joined, merged, compared, _scale(context)
+  )
+  model = dataclasses.replace(student.model, params=merged)
+  hf_export.save(
+      folder / 'export',
+      model,
+      tokenizer_folder=student.model.folder,
+      dtype=dtype,
+  )
+  return facts | {'export_dtype': dtype.name, 'export_logit_error': error}
+
+
+def _logit_error(config, joined, merged, examples, scale) -> dict[str, float]:
+  """Returns how far the exported weights' logits are from the trained ones'.
+
+  Both are computed in float32, on whole training examples.
+  """
+  worst, changed, total = 0.0, 0, 0
+  for example in examples:
+    tokens = jnp.asarray(example.tokens)[None]
+    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+
+    def logits(params, tokens=tokens, positions=positions):
+      x = decoder.hidden(
+          params,
+          config,
+          tokens,
+          positions,
+          None,
+          dtype=jnp.float32,
+          lora_scale=scale,
+      )
+      return decoder.logits(params, config, x)
+
+    one, two = logits(joined), logits(merged)
+    worst = max(worst, float(jnp.max(jnp.abs(one - two))))
+    changed += int(jnp.sum(jnp.argmax(one, -1) != jnp.argmax(two, -1)))
+    total += tokens.shape[1]
+  return {'max': worst, 'argmax_changed': changed / max(total, 1)}

@@ -9,8 +9,8 @@ what came out right, and answers problems that nobody has trained on.
 
 import pathlib
 
-import palign_jax
 from configs import common
+import palign_jax
 
 _ASSETS = pathlib.Path(palign_jax.__file__).parent / 'sandbox/assets'
 
@@ -23,8 +23,11 @@ def get_config(arg=None):
   config.teacher.update(path=str(_ASSETS / 'teacher'), dtype='float32')
   config.prompts.judge = 'brief'
   config.teach.questions = str(_ASSETS / 'questions.jsonl')
-  config.teach.update(max_tokens=352, limit=320)
-  config.align.update(max_tokens=352, n=2, repetition_penalty=1.0)
+  # Equal settings share their compiled programs, half of the time here.  A
+  # penalty on repetition would punish what every sum repeats.
+  drawing = dict(top_p=0.9, repetition_penalty=1.0, max_tokens=352)
+  config.teach.update(limit=320, **drawing)
+  config.align.update(n=2, **drawing)
   config.sft.update(
       method='full',
       epochs=4,
@@ -34,9 +37,7 @@ def get_config(arg=None):
       export_dtype='float32',
   )
   config.sft.optim.update(peak_lr=1e-3)
-  config.sample.update(
-      n=1, max_tokens=352, temperature=0.0, repetition_penalty=1.0
-  )
+  config.sample.update(n=1, **drawing)
   config.benchmarks.sandbox = str(_ASSETS / 'benchmark.jsonl')
   config.compute.update(
       num_rows=64,

@@ -34,6 +34,8 @@ class Item:
 class Judge(Protocol):
   """What a search needs."""
 
+  num_tokens: int  # Judged so far.
+
   def prompt(self, question: str, prefix: str) -> list[int]:
     """Returns the tokens that the student reads."""
 
@@ -49,6 +51,7 @@ class _Prompted:
   def __init__(self, tokenizer: tokenizer_lib.Tokenizer, prompt: str):
     prompts.judge(prompt, '', '')  # Checks the name before the first long step.
     self._tokenizer, self._prompt = tokenizer, prompt
+    self.num_tokens = 0  # Judged so far.
 
   def prompt(self, question: str, prefix: str) -> list[int]:
     user = prompts.judge(self._prompt, question, prefix)
@@ -97,6 +100,7 @@ class LabelJudge(_Prompted):
         )
         for item in items
     ]
+    self.num_tokens += sum(len(question.tokens) for question in questions)
     margins = self._scorer.score(questions, advance)
     return [self._verdict(float(margin)) for margin in margins]
 
@@ -140,6 +144,7 @@ class GenerateJudge(_Prompted):
         )
         for i, item in enumerate(items)
     ]
+    self.num_tokens += sum(len(request.tokens) for request in requests)
     replies = {}
     for completion in self._sampler.run(requests):
       text = self._tokenizer.decode(completion.tokens)

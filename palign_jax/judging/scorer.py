@@ -96,7 +96,6 @@ class Scorer:
     self._margins = functools.partial(
         _margins, config=config, dtype=jnp.dtype(dtype), lora_scale=lora_scale
     )
-    self.num_tokens = 0  # Judged so far, without padding.
 
   def score(
       self,
@@ -127,7 +126,6 @@ class Scorer:
       lengths[i] = len(question.tokens)
       tokens[i, : lengths[i]] = question.tokens
       pairs[i] = question.yes, question.no
-      self.num_tokens += int(lengths[i])
     put = lambda x: jax.device_put(x, mesh_lib.rows(self._mesh))
     margins = self._margins(self._params, *map(put, (tokens, lengths, pairs)))
     return np.asarray(margins)[: len(questions)]

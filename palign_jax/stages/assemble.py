@@ -36,7 +36,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   with verify.Grader(
       num_workers=context.settings.compute.workers, limit_s=settings.limit_s
   ) as grader:
-    verdicts = _grade(grader, completions)
+    verdicts = _grade(context, grader, completions)
   train, rejected, taken = [], [], set()
   for row, verdict in zip(completions, verdicts, strict=True):
     reason = _reason(row, verdict, settings.unverifiable)
@@ -66,12 +66,25 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
 
 
 def _grade(
-    grader: verify.Grader, completions: Sequence[Row]
+    context: context_lib.Context,
+    grader: verify.Grader,
+    completions: Sequence[Row],
 ) -> list[verify.Verdict]:
-  """Grades the student's own words: Eq. 9 asks for Ans(y), not the prefix."""
-  items = [(row.get('answer'), row['output']) for row in completions]
+  """Grades the turn that the student ended: Eq. 9.
+
+  With `draft` that is its reply alone.  With `prefill` the prefix is part of
+  the turn: an answer may begin in it and end in the student's words.
+  """
+  own = context.settings.align.mode == 'draft'
+  items = [
+      (r.get('answer'), r['output'] if own else _turn(r)) for r in completions
+  ]
   with progress.bar('Grading completions', len(items)) as advance:
     return grader.grade(items, advance=advance)
+
+
+def _turn(row: Row) -> str:
+  return row['sufficient_reasoning'] + row['output']
 
 
 def _reason(row: Row, verdict: verify.Verdict, unverifiable: str) -> str:

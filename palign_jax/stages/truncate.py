@@ -56,20 +56,6 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   }
 
 
-class _Counted:
-  """A judge that counts the tokens it reads."""
-
-  def __init__(self, judge: judge_lib.Judge):
-    self._judge = judge
-    self.num_tokens = 0
-
-  def prompt(self, question: str, prefix: str) -> list[int]:
-    return self._judge.prompt(question, prefix)
-
-  def __call__(self, items, advance):
-    return self._judge(items, advance)
-
-
 def _judge(context: context_lib.Context) -> judge_lib.Judge:
   s, student = context.settings, context.load('student')
   if s.truncate.verdict == 'label':

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: makes and enters a virtual environment that has a requirements file.
 #
 #   source launch/environment.sh REQUIREMENTS FOLDER

@@ -280,6 +280,8 @@ def read(config: Mapping[str, Any]) -> Settings:
       raise errors.ConfigError(f'config.{name}: the section is missing.')
     section = _numbers(cls, dict(values[name]))
     values[name] = config_lib.build(cls, section, at=f'config.{name}')
+  named = dict(values.get('benchmarks') or {})  # Those left open are out.
+  values['benchmarks'] = {k: v for k, v in named.items() if v is not None}
   settings = config_lib.build(Settings, values, at='config')
   _check(settings)
   return settings

@@ -1,0 +1,98 @@
+"""Attention in blocks is plain attention, and a cache changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from palign_jax.models import attention
+
+
+def qkv(T, N, K, H=8, B=2):
+  rng = np.random.default_rng(T)
+  shapes = ((B, T, N, H), (B, T, K, H), (B, T, K, H))
+  return [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+
+
+@pytest.mark.parametrize('N, K', [(4, 4), (6, 2), (3, 1)])
+def test_torch(N, K):
+  torch.set_num_threads(1)
+  q, k, v = qkv(33, N, K)
+  turn = lambda x: torch.tensor(np.asarray(x)).transpose(1, 2)
+  want = torch.nn.functional.scaled_dot_product_attention(
+      turn(q), turn(k), turn(v), is_causal=True, enable_gqa=True
+  )
+  got = attention.causal(q, k, v, None)
+  np.testing.assert_allclose(got, want.transpose(1, 2), rtol=0, atol=1e-5)
+
+
+@jax.jit
+def plain(q, k, v, segments):
+  T = q.shape[1]
+  mask = jnp.tril(jnp.ones((1, T, T), bool))
+  if segments is not None:
+    mask = mask & (segments[:, :, None] == segments[:, None])
+  return attention.masked(q, k, v, mask)
+
+
+# One block; two, the last one short; more blocks than key lengths compiled.
+@pytest.mark.parametrize('T', [64, 65, 150, 700])
+@pytest.mark.parametrize('packed', [False, True])
+def test_blocks(T, packed):
+  q, k, v = qkv(T, 2, 1)
+  segments = None
+  if packed:
+    segments = jnp.asarray(np.arange(2 * T).reshape(2, T) // 29 % 7, jnp.int32)
+  got = jax.jit(attention.causal)(q, k, v, segments)
+  np.testing.assert_allclose(got, plain(q, k, v, segments), rtol=0, atol=1e-5)
+
+
+def test_later_tokens_are_not_seen():
+  q, k, v = qkv(130, 2, 1)
+  causal = jax.jit(attention.causal)
+  late = jnp.arange(130)[None, :, None, None] >= 77
+  spoil = lambda x: jnp.where(late, jnp.float32(1e6), x)
+  got = causal(q, spoil(k), spoil(v), None)
+  np.testing.assert_array_equal(got[:, :77], causal(q, k, v, None)[:, :77])
+
+
+def test_segments_do_not_see_each_other():
+  q, k, v = qkv(130, 2, 1)
+  segments = jnp.asarray(np.repeat([[1, 2]] * 2, [77, 53], axis=1), jnp.int32)
+  causal = jax.jit(attention.causal)
+  early = jnp.arange(130)[None, :, None, None] < 77
+  spoil = lambda x: jnp.where(early, jnp.float32(1e6), x)
+  got = causal(q, spoil(k), spoil(v), segments)
+  want = causal(q, k, v, segments)
+  np.testing.assert_array_equal(got[:, 77:], want[:, 77:])
+
+
+def test_padding_stays_finite():
+  q, k, v = qkv(70, 2, 1)
+  segments = jnp.zeros((2, 70), jnp.int32)
+  assert np.isfinite(attention.causal(q, k, v, segments)).all()
+  nothing = jnp.zeros((1, 70, 70), bool)
+  mean = np.asarray(v).mean(axis=1)[:, None].repeat(2, axis=2)
+  got = attention.masked(q, k, v, nothing)
+  np.testing.assert_allclose(got, mean.repeat(70, axis=1), atol=1e-6)
+
+
+def test_cached():
+  q, k, v = qkv(20, 6, 2)
+  slots = np.random.default_rng(0).permutation(20)
+  cache = [jnp.swapaxes(x[:, slots], 1, 2) for x in (k, v)]
+  valid = jnp.asarray(np.tile(slots <= 12, (2, 1)))
+  got = attention.cached(q[:, 12], *cache, valid)
+  want = attention.causal(q, k, v, None)[:, 12]
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+def test_softmax_of_bfloat16_is_float32():
+  # 300 equal scores: a bfloat16 sum of their weights would stop at 256.
+  q = jnp.zeros((1, 1, 1, 2), jnp.bfloat16)
+  k = jnp.zeros((1, 300, 1, 2), jnp.bfloat16)
+  v = jnp.ones((1, 300, 1, 2), jnp.bfloat16)
+  got = attention.masked(q, k, v, jnp.ones((1, 1, 300), bool))
+  np.testing.assert_allclose(np.asarray(got, np.float32), 1.0, rtol=0.01)
+  assert got.dtype == jnp.bfloat16

@@ -101,7 +101,9 @@ class CheckpointStore:
 
   def _load(self, step: int, like: Any) -> Restored:
     saved = self._checkpointer.metadata(step)
-    if differ := sorted(_leaves(saved.metadata) ^ _leaves(like)):
+    if not (found := _leaves(saved.metadata)):
+      raise OSError('the list of its arrays is lost')
+    if differ := sorted(found ^ _leaves(like)):
       raise errors.CheckpointError(
           f'{self._directory}/{step} is of another model or optimiser; one of'
           f' the two lacks each of: {", ".join(differ)}.'

@@ -13,114 +13,35 @@ batch: never on its place, its neighbours or when it was read.
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 import numpy as np
 
 from palign_jax.core import errors
 from palign_jax.models import config as config_lib, decoder
 from palign_jax.parallel import mesh as mesh_lib
-from palign_jax.sampling import buckets, logits, loops, steps
+from palign_jax.sampling import (
+    buckets,
+    logits,
+    loops,
+    rows as rows_lib,
+    steps,
+)
 
 SamplingConfig = logits.SamplingConfig
-FinishReason = Literal['stop', 'length', 'loop']
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """One completion to sample."""
-
-  id: str
-  tokens: tuple[int, ...]  # The prompt.
-  key: np.ndarray  # uint32[2], from core.keys.fold.
-  max_tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-  """What became of a request.  `tokens` leaves out the stop token."""
-
-  id: str
-  tokens: tuple[int, ...]
-  finish_reason: FinishReason
-
-
-class _Row:
-  """A request on its way."""
-
-  def __init__(
-      self,
-      request: Request,
-      stop_ids: frozenset[int],
-      loop_rule: loops.LoopRule | None,
-  ):
-    self.request = request
-    self.start = buckets.fitting(len(request.tokens))
-    self.tokens: list[int] = []
-    self.finish_reason: FinishReason | None = None
-    self._stop_ids = stop_ids
-    self._detector = loop_rule and loops.Detector(loop_rule)
-
-  @property
-  def left(self) -> int:
-    """How many tokens it may still draw."""
-    if self.finish_reason:
-      return 0
-    return self.request.max_tokens - len(self.tokens)
-
-  def take(self, tokens: np.ndarray) -> None:
-    """Reads drawn tokens up to where the completion ends, if it ends there."""
-    tokens = tokens[: self.left]
-    ends = np.flatnonzero(np.isin(tokens, list(self._stop_ids)))
-    if ends.size:
-      tokens, self.finish_reason = tokens[: ends[0]], 'stop'
-    if self._detector:
-      looped = self._detector.push(tokens)
-      if looped is not None:
-        tokens, self.finish_reason = tokens[:looped], 'loop'
-    self.tokens.extend(tokens.tolist())
-    if not self.left and not self.finish_reason:
-      self.finish_reason = 'length'
-
-  def completion(self) -> Completion:
-    """Returns the completion of a row that is done."""
-    return Completion(self.request.id, tuple(self.tokens), self.finish_reason)
+Request = rows_lib.Request
+Completion = rows_lib.Completion
 
 
 @dataclasses.dataclass
 class _Batch:
   """Rows that go on at the same slot, first of all rows of `memory`."""
 
-  rows: list[_Row]
+  rows: list[rows_lib.Row]
   memory: steps.Memory
-
-
-def _unstack(params: decoder.Params) -> decoder.Params:
-  """Returns weights by layer, each where its stack was."""
-  if isinstance(params['layers'], tuple):
-    return params
-
-  def place(x):
-    if not isinstance(x.sharding, NamedSharding):
-      return None
-    spec = PartitionSpec(*x.sharding.spec[1:])
-    return NamedSharding(x.sharding.mesh, spec)
-
-  layers = params['layers']
-  num = len(jax.tree.leaves(layers)[0])
-  where = (jax.tree.map(place, layers),) * num
-  split = lambda stack: decoder.unstack({'layers': stack})['layers']
-  return {**params, 'layers': jax.jit(split, out_shardings=where)(layers)}
-
-
-def _shardings(mesh: Mesh, num_kv_heads: int) -> steps.Shardings:
-  heads = None if num_kv_heads % mesh.shape['tensor'] else 'tensor'
-  cache = PartitionSpec(*mesh_lib.ROWS, heads)
-  return NamedSharding(mesh, cache), mesh_lib.rows(mesh)
 
 
 class Sampler:
@@ -168,7 +89,7 @@ class Sampler:
           f'{num_rows} rows per batch do not split over {self._shards} groups'
           ' of devices (mesh.data * mesh.fsdp); take a multiple.'
       )
-    self._params = _unstack(params)
+    self._params = steps.unstack(params)
     self._mesh = mesh
     self._num_rows = num_rows
     self._stop_ids = frozenset(stop_ids)
@@ -182,7 +103,9 @@ class Sampler:
         dtype=jnp.dtype(dtype),
         lora_scale=lora_scale,
     )
-    self._shardings = mesh and _shardings(mesh, model_config.num_kv_heads)
+    self._shardings = mesh and steps.memory_shardings(
+        mesh, model_config.num_kv_heads
+    )
     self._prefill = functools.partial(steps.prefill, **static)
     self._decode = functools.partial(steps.decode, **static)
 
@@ -223,14 +146,14 @@ class Sampler:
 
   def _travel(
       self, requests: Iterable[Request], num_steps: int
-  ) -> Iterator[_Row]:
+  ) -> Iterator[rows_lib.Row]:
     """Yields a row whenever it has drawn, up to `num_steps` tokens at a time.
 
     Parked batches are full, but for the last at each slot.
     """
-    waiting: dict[int, list[_Row]] = {}  # By bucket.
+    waiting: dict[int, list[rows_lib.Row]] = {}  # By bucket.
     for request in requests:
-      row = _Row(request, self._stop_ids, self._loop_rule)
+      row = rows_lib.Row(request, self._stop_ids, self._loop_rule)
       waiting.setdefault(row.start, []).append(row)
     for rows in waiting.values():
       rows.reverse()
@@ -275,7 +198,7 @@ class Sampler:
       return jnp.asarray(x)
     return jax.device_put(x, mesh_lib.rows(self._mesh))
 
-  def _read(self, rows: list[_Row], bucket: int):
+  def _read(self, rows: list[rows_lib.Row], bucket: int):
     """Prefills prompts; yields the rows; returns those that are not done."""
     num = self._width(bucket)
     tokens = np.zeros((num, bucket), np.int32)

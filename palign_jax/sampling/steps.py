@@ -8,11 +8,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int, UInt32
 
 from palign_jax.models import config as config_lib, decoder
+from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import logits as logits_lib
 
 # What a row keeps on the device: its keys and values, and which tokens it has
@@ -23,6 +24,31 @@ Shardings = tuple[NamedSharding, NamedSharding]  # Of the two parts of Memory.
 
 STEPS = 32  # Tokens per call of `decode`, at most.
 _STATIC = ('config', 'sampling', 'vocab_limit', 'dtype', 'lora_scale')
+
+
+def unstack(params: decoder.Params) -> decoder.Params:
+  """Returns weights by layer, each where its stack was."""
+  if isinstance(params['layers'], tuple):
+    return params
+
+  def place(x):
+    if not isinstance(x.sharding, NamedSharding):
+      return None
+    spec = PartitionSpec(*x.sharding.spec[1:])
+    return NamedSharding(x.sharding.mesh, spec)
+
+  layers = params['layers']
+  num = len(jax.tree.leaves(layers)[0])
+  where = (jax.tree.map(place, layers),) * num
+  split = lambda stack: decoder.unstack({'layers': stack})['layers']
+  return {**params, 'layers': jax.jit(split, out_shardings=where)(layers)}
+
+
+def memory_shardings(mesh: Mesh, num_kv_heads: int) -> Shardings:
+  """Returns where memory lives: rows split, and heads if they split evenly."""
+  heads = None if num_kv_heads % mesh.shape['tensor'] else 'tensor'
+  cache = PartitionSpec(*mesh_lib.ROWS, heads)
+  return NamedSharding(mesh, cache), mesh_lib.rows(mesh)
 
 
 def _mark(seen, tokens: Int[Array, ' B']):
@@ -110,7 +136,7 @@ def decode(
     or its stop token is rubbish.
   """
   cache, _ = memory
-  slots = jnp.arange(cache[0][0].shape[2], dtype=jnp.int32)[None]
+  slots = jnp.arange(cache[0][1].shape[2], dtype=jnp.int32)[None]
   prompt = slots < lengths[:, None]
 
   def busy(state):

@@ -1,6 +1,6 @@
 """A loop is found at the first token at which the rule holds."""
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
@@ -51,6 +51,7 @@ def test_by_hand(tokens, end):
   assert push(tokens) == end == first_by_rule(tokens)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 1), max_size=40),
     st.lists(st.integers(0, 9), max_size=20),

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import platform
-import sys
 
 from absl import app, flags, logging
 from etils import epath
@@ -19,7 +18,7 @@ import jax
 from ml_collections import config_flags
 
 from palign_jax.checkpoints import folders
-from palign_jax.core import errors, workdir as workdir_lib
+from palign_jax.core import command, errors, workdir as workdir_lib
 from palign_jax.data import questions as questions_lib
 from palign_jax.stages import context as context_lib, settings as settings_lib
 
@@ -96,23 +95,27 @@ def run(config, workdir: epath.PathLike, stages: Sequence[str]) -> None:
 
 def facts(settings: settings_lib.Settings) -> dict[str, object]:
   """Returns what the manifest says of versions, devices and inputs."""
-  models, inputs = {}, {}
+  inputs = {}
   for which in ('student', 'teacher'):
     path = getattr(settings, which).path
     if path:
-      models[which] = folders.content_hash(folders.stage(path))
-  files = [settings.teach.questions, settings.teach.traces]
-  for name in [*files, *settings.benchmarks.values()]:
-    path = questions_lib.locate(name)[0] if name else None
-    if path is not None and path.is_file():
+      inputs[f'{which}.path'] = folders.content_hash(folders.stage(path))
+  files = {
+      'teach.questions': settings.teach.questions,
+      'teach.traces': settings.teach.traces,
+      **{f'benchmarks.{k}': v for k, v in settings.benchmarks.items()},
+  }
+  for name, file in files.items():
+    path, field = questions_lib.locate(file or '')
+    if file and path.is_file():
       digest = hashlib.blake2b(path.read_bytes(), digest_size=16)
-      inputs[str(name)] = digest.hexdigest()
+      digest.update(f'#{field}'.encode())
+      inputs[name] = digest.hexdigest()
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   return {
       'versions': {'python': platform.python_version(), **versions},
       'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
       'seed': settings.seed,
-      'models': models,
       'inputs': inputs,
   }
 
@@ -123,18 +126,11 @@ def main(argv: list[str]):
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
   name = config_flags.get_config_filename(flags.FLAGS['config'])
   default = epath.Path('runs') / epath.Path(name).stem
-  try:
+  with command.one_line_errors():
     run(_CONFIG.value, _WORKDIR.value or default, _STAGES.value)
-  except errors.PalignError as e:
-    sys.exit(f'Error: {e}')
-  except OSError as e:  # A full disk, a folder that vanished.
-    sys.exit(
-        f'Error: {e.filename or "a file"}: {e.strerror or e}; mend this and'
-        ' run the same command again, finished work is kept.'
-    )
 
 
 if __name__ == '__main__':
   jax.config.config_with_absl()
   flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=command.parse)

@@ -5,8 +5,17 @@ import json
 from typing import Any
 
 from etils import epath
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from configs import common
+from palign_jax.checkpoints import hf_export, hf_import
+from palign_jax.core import jsonl
+from palign_jax.models import config as config_lib, decoder
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' +"
@@ -72,3 +81,139 @@ def tokenizer_folder(
   }
   (path / 'tokenizer_config.json').write_text(json.dumps(config))
   return path
+
+
+def model_folder(
+    path: epath.PathLike,
+    *,
+    seed: int = 0,
+    max_positions: int = 512,
+    stop: float = 0.11,
+    **numbers: Any,
+) -> epath.Path:
+  """Writes a tiny random Qwen2 folder, float32, with the fake tokenizer.
+
+  Args:
+    path: The folder.
+    seed: Of its weights.
+    max_positions: Of its config.json.
+    stop: How much it likes to end its turn: at 0.11 about every tenth token.
+    **numbers: Other fields of the ModelConfig.
+
+  Returns:
+    `path`.
+  """
+  path = epath.Path(path)
+  config = config_lib.ModelConfig(
+      **{
+          'vocab_size': 352,  # The tokenizer has 320.
+          'num_layers': 2,
+          'embed_dim': 32,
+          'num_heads': 4,
+          'num_kv_heads': 2,
+          'head_dim': 8,
+          'mlp_dim': 48,
+          'norm_eps': 1e-6,
+          'rope_theta': 1e4,
+          'rope_scaling': None,
+          'qkv_bias': True,
+          'qk_norm': False,
+          'tied': False,
+          **numbers,
+      }
+  )
+  rng = np.random.default_rng(seed)
+  draw = lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32)
+  params = jax.tree.map(draw, decoder.abstract(config, jnp.dtype('float32')))
+  ends = _SPECIALS.index('<|im_end|>')
+  # All tokens have something in common, by which the head can always stop.
+  params['embed']['table'] += 1
+  params['final_norm']['scale'] += 1
+  if not config.tied:
+    params['lm_head']['kernel'][:, ends] = stop
+  model = hf_import.Model(
+      config=config,
+      params=jax.tree.map(jnp.asarray, params),
+      stop_ids=(ends,),
+      max_positions=max_positions,
+      raw_config={
+          'max_position_embeddings': max_positions,
+          'bos_token_id': 0,
+          'eos_token_id': ends,
+      },
+      raw_generation={},
+      folder=None,
+  )
+  # Beside it: an export replaces its folder.
+  source = tokenizer_folder(path.with_name(path.name + '_tokenizer'))
+  hf_export.save(path, model, tokenizer_folder=source, dtype=jnp.float32)
+  return path
+
+
+def traces(num: int) -> list[dict[str, Any]]:
+  """Ready traces; each says its answer early, so that any prefix holds it."""
+  rows = []
+  for i in range(num):
+    a, b = 3 + i, 2 + i
+    lines = [
+        f'So it is \\boxed{{{a + b}}}.',
+        f'First, {a} plus {b} is {a + b}.',
+        'Wait, let me check that again.',
+        f'Yes: é {a + b}!',
+        '\nEnough. Yes, it is.',
+        'Done',
+    ]
+    rows.append(
+        {
+            'id': f't{i}',
+            'question': f'Anna has {a} apples and buys {b} more. How many?',
+            'answer': str(a + b),
+            'Long-CoT': ' '.join(lines[: 3 + i % 4]) + ' \n' * (i % 2),
+        }
+    )
+  return rows
+
+
+def config(
+    folder: epath.PathLike, student: epath.PathLike, num_traces: int = 5
+) -> ml_collections.ConfigDict:
+  """Returns a config of seconds; its inputs are written into `folder`."""
+  folder = epath.Path(folder)
+  jsonl.write(folder / 'traces.jsonl', traces(num_traces))
+  problems = [
+      {'id': i, 'problem': f'What is {i} plus 1?', 'answer': i + 1}
+      for i in range(3)
+  ]
+  jsonl.write(folder / 'benchmark.jsonl', problems)
+  result = common.base()
+  result.mesh.update(data=-1, fsdp=1)
+  result.prompts.update(judge='brief', align='brief', answer='brief')
+  result.student.update(path=str(student), dtype='float32')
+  result.teach.traces = str(folder / 'traces.jsonl')
+  drawing = dict(temperature=1.0, max_tokens=24)
+  result.teach.update(drawing)
+  result.align.update(n=3, **drawing)
+  result.sample.update(n=2, **drawing)
+  result.truncate.max_tokens = 8
+  result.sft.update(
+      rank=2,
+      epochs=2,
+      max_tokens=256,
+      remat='none',
+      export_dtype='float32',
+  )
+  result.sft.optim.peak_lr = 1e-2
+  result.grade.resamples = 100
+  result.compute.update(
+      num_rows=16,
+      judge_tokens=4096,
+      prefill_tokens=4096,
+      group=2,
+      part_rows=2,
+      loss_chunk=0,
+      workers=1,
+      log_every=1,
+      save_every=2,
+  )
+  result.benchmarks.sums = str(folder / 'benchmark.jsonl')
+  return result

@@ -7,6 +7,10 @@ so may fields of stages that have not begun; anything else is refused.
 from collections.abc import Mapping, Sequence
 import datetime
 import json
+import os
+import pathlib
+import re
+import shutil
 from typing import Any
 
 from absl import logging
@@ -25,7 +29,8 @@ _BEARS_ON = {
 }
 # They cannot change results (but by rounding, and a manifest names them).
 FREE = ('mesh', 'compute', 'report')
-_MODEL_PATHS = ('student.path', 'teacher.path')
+# What jsonl.py and hf_export.py write beside their place, by process.
+_HALF_WRITTEN = re.compile(r'\..+\.(\d+)\.(?:tmp|old)')
 
 
 class Workdir:
@@ -44,8 +49,9 @@ class Workdir:
 
     Args:
       config: Nested mappings of plain values.
-      facts: For the manifest: versions, devices, hashes of the inputs; those
-        of `models` tell a moved model folder from another model.
+      facts: For the manifest: versions, devices, and `inputs`: by the name of
+        a field, the hash of what it points to, which tells a moved folder from
+        another and a file from what it was.
 
     Raises:
       ConfigError: If another config made it, or it cannot be written.
@@ -53,6 +59,7 @@ class Workdir:
     old = self._read('config.json')
     if old is not None:
       self._check(old, config, facts)
+      self._sweep()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     manifest = self._read('manifest.json') or {'created': now}
     try:
@@ -82,28 +89,44 @@ class Workdir:
 
   def _check(self, old, new, facts) -> None:
     was, now = flatten(old), flatten(new)
-    models = (self._read('manifest.json') or {}).get('models', {})
+    hash_was = (self._read('manifest.json') or {}).get('inputs', {})
+    hash_now = facts.get('inputs', {})
     refused = []
     for name in sorted(was.keys() | now.keys()):
-      if was.get(name) == now.get(name):
-        continue
-      section = name.split('.')[0]
-      bears_on = _BEARS_ON.get(section, (section,))
-      if section in FREE or not any(map(self.begun, bears_on)):
-        logging.info('%s was %r, now %r.', name, was.get(name), now.get(name))
-        continue
-      model = facts.get('models', {}).get(section)
-      if name in _MODEL_PATHS and model and model == models.get(section):
-        logging.info('%s moved: the same model is at %r.', name, now.get(name))
-        continue
-      refused.append(
-          f'{name} (there {was.get(name)!r}, here {now.get(name)!r})'
-      )
+      one, two = was.get(name), now.get(name)
+      hashed = name in hash_was and name in hash_now
+      if hashed and hash_was[name] == hash_now[name]:
+        if one != two:
+          logging.info('%s moved: what was at %r is at %r.', name, one, two)
+      elif one == two and hashed and self._has_used(name):
+        refused.append(f'{name} (what is at {one!r} has changed)')
+      elif one != two and self._has_used(name):
+        refused.append(f'{name} (there {one!r}, here {two!r})')
+      elif one != two:
+        logging.info('%s was %r, now %r.', name, one, two)
     if refused:
       raise errors.ConfigError(
           f'{self.path} belongs to a config with another {", ".join(refused)};'
           ' give a new --workdir.'
       )
+
+  def _has_used(self, name: str) -> bool:
+    """Returns whether a stage that a field bears on has begun."""
+    section = name.split('.')[0]
+    bears_on = _BEARS_ON.get(section, (section,))
+    return section not in FREE and any(map(self.begun, bears_on))
+
+  def _sweep(self) -> None:
+    """Removes what processes that were killed had half written."""
+    if '://' in str(self.path):
+      return
+    for stage in self._stages:
+      if self.finished(stage):
+        continue
+      for path in list(pathlib.Path(self.path / stage).rglob('.*.*')):
+        name = _HALF_WRITTEN.fullmatch(path.name)
+        if name and not _is_alive(int(name[1])):
+          shutil.rmtree(path) if path.is_dir() else path.unlink()
 
   def _read(self, name: str) -> dict[str, Any] | None:
     path = self.path / name
@@ -131,3 +154,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
       is_list = isinstance(value, list | tuple)
       flat[f'{prefix}{name}'] = list(value) if is_list else value
   return flat
+
+
+def _is_alive(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    return True
+  return True

@@ -37,7 +37,7 @@ def _scores(ax, rows):
       )
   shares = [i for _, models in rows for i in models.values()]
   low = max(0, 100 * min(s[1] for s in shares) - 6)
-  high = 100 * max(s[2] for s in shares)
+  high = max(100 * max(s[2] for s in shares), low + 1)  # All may be 0.
   ax.set_xlim(low, high + 0.2 * (high - low))  # Room for the names.
   ax.set_ylim(len(rows) - 0.5, -0.5)
   ax.set_yticks(range(len(rows)), [plots.short(name, 24) for name, _ in rows])

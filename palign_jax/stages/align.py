@@ -6,7 +6,8 @@ Writes align/completions.jsonl: n rows for every prefix that was kept.
 from collections.abc import Mapping
 from typing import Any
 
-from palign_jax.core import errors, jsonl, parts as parts_lib
+from palign_jax.core import errors, parts as parts_lib
+from palign_jax.data import ids
 from palign_jax.stages import context as context_lib, truncate
 from palign_jax.text import prompts
 
@@ -34,24 +35,15 @@ def read(context: context_lib.Context) -> list[dict[str, Any]]:
   """Returns the prefixes, ours or the reference's.
 
   Raises:
-    DataError: If a row lacks a field.
+    DataError: If a row lacks a field, or has the id of another.
   """
-  context_lib.require(context, truncate.FILE, 'truncate')
+  fields = ('question', 'sufficient_reasoning')
+  rows = context_lib.rows(context, truncate.FILE, 'truncate', fields)
   path = context.workdir / truncate.FILE
-  rows, ids = jsonl.read(path), set()
-  for number, row in enumerate(rows, 1):
-    for field in ('id', 'question', 'sufficient_reasoning'):
-      if field not in row:
-        raise errors.DataError(
-            f'{path}, row {number}: no {field!r} in {sorted(row)}.'
-        )
-    row['id'] = str(row['id'])
-    if row['id'] in ids:
-      raise errors.DataError(
-          f'{path}, row {number}: the id {row["id"]!r} is there twice.'
-      )
-    ids.add(row['id'])
-  return rows
+  if not rows:
+    raise errors.DataError(f'{path}: the file has no rows.')
+  names = ids.assign(rows, 'id', source=str(path))
+  return [row | {'id': name} for row, name in zip(rows, names, strict=True)]
 
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:

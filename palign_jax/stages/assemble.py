@@ -26,13 +26,11 @@ def check(context: context_lib.Context) -> None:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Writes both files and returns the summary."""
-  context_lib.require(context, align.FILE, 'align')
   clock, settings = context_lib.Clock(), context.settings.assemble
-  path = context.workdir / align.FILE
-  completions = jsonl.read(path) if path.stat().length else []
-  dropped = []
-  if (context.workdir / truncate.FILE).exists():
-    dropped = [r for r in align.read(context) if r.get('status') == 'dropped']
+  has_prefixes = (context.workdir / truncate.FILE).exists()
+  prefixes = align.read(context) if has_prefixes else []
+  completions = _completions(context, prefixes)
+  dropped = [row for row in prefixes if row.get('status') == 'dropped']
   with verify.Grader(
       num_workers=context.settings.compute.workers, limit_s=settings.limit_s
   ) as grader:
@@ -63,6 +61,26 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'grader': verify.version(),
       **clock.rates(0),
   }
+
+
+def _completions(
+    context: context_lib.Context, prefixes: Sequence[Row]
+) -> list[Row]:
+  """Returns the completions, ours or the reference's.
+
+  Its src/prefix-alignment.py:31-35 drops id and answer: they are those of the
+  prefix to the same question.
+  """
+  fields = ('question', 'sufficient_reasoning', 'output')
+  rows = context_lib.rows(context, align.FILE, 'align', fields)
+  by_question = {prefix['question']: prefix for prefix in prefixes}
+  found = []
+  for number, row in enumerate(rows):
+    prefix = by_question.get(row['question'], {})
+    name = row.get('id', prefix.get('id', number))
+    answer = row.get('answer', prefix.get('answer'))
+    found.append({**row, 'id': str(name), 'answer': answer})
+  return found
 
 
 def _grade(

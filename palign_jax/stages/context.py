@@ -3,13 +3,20 @@
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import reprlib
 import time
 
 import jax
 import jax.numpy as jnp
 
 from palign_jax.checkpoints import hf_import
-from palign_jax.core import errors, keys, progress, workdir as workdir_lib
+from palign_jax.core import (
+    errors,
+    jsonl,
+    keys,
+    progress,
+    workdir as workdir_lib,
+)
 from palign_jax.models import decoder, lora
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import loops, sampler as sampler_lib
@@ -208,3 +215,38 @@ def require(context: Context, file: str, stage: str) -> None:
         f'{path}: not there; run the stage {stage!r} first, or put the'
         " reference's file there."
     )
+
+
+def rows(
+    context: Context, file: str, stage: str, fields: Sequence[str]
+) -> list[jsonl.Row]:
+  """Returns what an earlier stage, or the reference, has written.
+
+  Args:
+    context: Of the run.
+    file: In the workdir.
+    stage: Which stage writes it.
+    fields: What every row must have, as text.
+
+  Returns:
+    The rows; none if the stage had nothing to write.
+
+  Raises:
+    DataError: If the file is not there, or a row lacks a field.
+  """
+  require(context, file, stage)
+  path = context.workdir / file
+  found = jsonl.read(path) if path.stat().length else []
+  for number, row in enumerate(found, 1):
+    for field in fields:
+      if field not in row:
+        raise errors.DataError(
+            f'{path}, row {number}: no {field!r} in {sorted(row)}.'
+        )
+      if not isinstance(row[field], str):
+        raise errors.DataError(
+            f'{path}, row {number}: the {field!r} is'
+            f' {reprlib.repr(row[field])} ({type(row[field]).__name__}); it'
+            ' must be text.'
+        )
+  return found

@@ -3,12 +3,12 @@
 Writes sample/<model>/<benchmark>.jsonl.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palign_jax.core import errors, parts as parts_lib
+from palign_jax.core import errors, jsonl, parts as parts_lib
 from palign_jax.data import questions as questions_lib
-from palign_jax.stages import context as context_lib
+from palign_jax.stages import context as context_lib, sft
 from palign_jax.text import prompts
 
 MODELS = ('before', 'after')
@@ -35,12 +35,14 @@ def check(context: context_lib.Context) -> None:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Writes the samples and returns the summary."""
+  context_lib.require(context, sft.EXPORT, 'sft')
   clock, num_tokens, facts = context_lib.Clock(), 0, {}
   for model in MODELS:
     student = None
     for benchmark, path in context.settings.benchmarks.items():
       target = context.workdir / file(model, benchmark)
       if target.exists():
+        facts[f'{model}/{benchmark}'] = _reasons(jsonl.read(target))
         continue
       if student is None:
         student = (
@@ -91,8 +93,12 @@ def _sample(context, student, model: str, benchmark: str, problems: list[Row]):
       )
     rows = [_row(context, p, parts, drawing.n) for p in problems]
     parts.merge(rows)
-  reasons = [reason for row in rows for reason in row['finish_reason']]
-  return context_lib.count(reasons), num_tokens
+  return _reasons(rows), num_tokens
+
+
+def _reasons(rows: Sequence[Row]) -> dict[str, int]:
+  """Returns how often samples ended for each reason."""
+  return context_lib.count(x for row in rows for x in row['finish_reason'])
 
 
 def _row(context, problem: Row, parts: parts_lib.Parts, n: int) -> Row:

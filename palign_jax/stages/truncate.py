@@ -134,9 +134,6 @@ def _num_fitting(judge, trace: Row, ends: list[int], limit: int) -> int:
   """Returns the number of sentences whose prompt the context holds."""
   text, question = trace['Long-CoT'], trace['question']
   fits = lambda n: len(judge.prompt(question, text[: ends[n - 1]])) <= limit
-  # A token has at least a byte: most traces need no encoding here.
-  if len((question + text).encode('utf-8', 'replace')) * 2 <= limit:
-    return len(ends)
   low, high = 0, len(ends)
   middle = high
   while low < high:

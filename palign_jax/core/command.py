@@ -1,0 +1,51 @@
+"""What entry points share: wrong flags and errors, each told in one line."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import sys
+
+from absl import flags
+
+from palign_jax.core import errors
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses flags and loads the config file: a `flags_parser` of `app.run`.
+
+  Returns:
+    The arguments that are no flags, the program's name first.
+
+  Raises:
+    SystemExit: With one line, if a flag or the config file is wrong.
+  """
+  try:
+    rest = flags.FLAGS(list(argv))
+    if 'config' in flags.FLAGS:
+      flags.FLAGS['config'].value  # noqa: B018  It is loaded when looked at.
+    return rest
+  except AttributeError as e:  # How ml_collections meets an unknown field.
+    name = str(e).strip('"\'')
+    wrong = [arg for arg in argv if arg.startswith('--config.') and name in arg]
+    if not wrong:
+      raise
+    sys.exit(
+        f'Error: {wrong[0]}: the config has no field {name!r}; the config file'
+        ' and configs/common.py list the fields.'
+    )
+  except Exception as e:  # A config file is a program: it may raise anything.
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    sys.exit(f'Error: {lines[-1] if lines else type(e).__name__}')
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+  """Turns what a user can mend into one line on stderr and exit status 1."""
+  try:
+    yield
+  except errors.PalignError as e:
+    sys.exit(f'Error: {e}')
+  except OSError as e:  # A full disk, a folder that vanished.
+    sys.exit(
+        f'Error: {e.filename or "a file"}: {e.strerror or e}; mend this and'
+        ' run the same command again, finished work is kept.'
+    )

@@ -83,9 +83,14 @@ class Context:
     """Returns a model of the config: 'student' or 'teacher'.
 
     Raises:
+      ConfigError: If its path is not set.
       CheckpointError: If it cannot be loaded.
     """
     config = getattr(self.settings, which)
+    if not config.path:
+      raise errors.ConfigError(
+          f'config.{which}.path is not set; name a model folder.'
+      )
     dtype = jnp.dtype(config.dtype)
     model = hf_import.load(config.path, dtype=dtype, mesh=self.mesh)
     tokenizer = tokenizer_lib.load(model.folder)

@@ -29,11 +29,11 @@ class Model:
   """A model folder.
 
   Attributes:
-    path: On disk, on gs://, or a name on the Hub.
+    path: On disk, on gs://, or a name on the Hub; None if no stage needs it.
     dtype: Of frozen weights, computation and cache.
   """
 
-  path: str
+  path: str | None
   dtype: str
 
 

@@ -1,0 +1,146 @@
+"""Every file of configs/ loads, whole and as a smoke test, and is complete."""
+
+import dataclasses
+import importlib
+import inspect
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import common
+from palign_jax.core import errors
+from palign_jax.stages import settings as settings_lib
+
+FOLDER = pathlib.Path(common.__file__).parent
+NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
+RUNS = [name for name in NAMES if name not in ('__init__', 'common', 'sandbox')]
+
+
+def arguments(name):
+  """The arguments that a config takes, from its call of parse_arg."""
+  module = importlib.import_module(f'configs.{name}')
+  found = [None]
+  for arg in ('smoke', 'paper'):
+    if f'{arg}=False' in inspect.getsource(module):
+      found.append(arg)
+  return found
+
+
+CASES = [(name, arg) for name in RUNS for arg in arguments(name)]
+
+
+@pytest.mark.parametrize('name, arg', CASES)
+def test_a_config_passes_the_door(name, arg):
+  config = importlib.import_module(f'configs.{name}').get_config(arg)
+  assert isinstance(config, ml_collections.ConfigDict)
+  settings = settings_lib.read(config.to_dict())
+  assert settings.seed == config.seed
+  # It sets what there is, and no name of its own.
+  base = common.base()
+  for section in ('teach', 'truncate', 'align', 'sft', 'sample', 'compute'):
+    assert set(config[section]) == set(base[section])
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_a_config_says_what_it_is(name):
+  module = importlib.import_module(f'configs.{name}')
+  assert '--config=configs/' in module.__doc__
+  with pytest.raises(ValueError, match="'nope' is none of"):
+    module.get_config('nope')
+
+
+def test_smoke_is_less():
+  quickstart = importlib.import_module('configs.quickstart')
+  whole, smoke = quickstart.get_config(), quickstart.get_config('smoke')
+  assert smoke.teach.limit < whole.teach.limit
+  assert smoke.sft.epochs < whole.sft.epochs
+
+
+def test_base_has_every_field_of_settings():
+  base = common.base().to_dict()
+  for field in dataclasses.fields(settings_lib.Settings):
+    assert field.name in base
+    if dataclasses.is_dataclass(field.type):
+      names = {f.name for f in dataclasses.fields(field.type)}
+      assert names == set(base[field.name])
+
+
+def test_the_recipe_of_the_sandbox_loads():
+  config = importlib.import_module('configs.sandbox').get_config()
+  names = [run['name'] for run in config.runs]
+  assert len(set(names)) == len(names)
+  for i, run in enumerate(config.runs):
+    assert not run['init_from'] or run['init_from'] in names[:i]
+
+
+def test_parse_arg():
+  parse = lambda arg: common.parse_arg(arg, smoke=False, n=3, name='a')
+  assert parse(None).to_dict() == {'smoke': False, 'n': 3, 'name': 'a'}
+  got = parse('smoke,n=5,name=b').to_dict()
+  assert got == {'smoke': True, 'n': 5, 'name': 'b'}
+  assert parse('smoke=False').smoke is False
+  for wrong, message in (
+      ('nope', "'nope' is none of"),
+      ('smoke=yes', 'must be True or False'),
+      ('n=many', 'invalid literal'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      parse(wrong)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ({'truncate.verdict': 'vote'}, 'truncate.verdict is .vote.; it can be'),
+        ({'truncate.none_enough': 'x'}, 'it can be whole, drop, most_probable'),
+        ({'truncate.too_long': 'x'}, 'truncate.too_long is .x.; it can be drop'),
+        ({'truncate.threshold': 1.0}, 'threshold 1.0 must lie between'),
+        ({'truncate.abstain': 0.6}, 'abstain 0.6 between'),
+        ({'align.mode': 'x'}, 'align.mode is .x.; it can be prefill, draft'),
+        ({'align.n': 0}, 'config.align.n is 0; n and max_tokens are'),
+        ({'align.temperature': -0.1}, 'config.align.temperature is -0.1'),
+        ({'sample.top_p': 0.0}, 'config.sample.top_p is 0.0'),
+        ({'sample.top_k': -1}, 'config.sample.top_k is -1'),
+        ({'teach.max_tokens': 0}, 'config.teach.max_tokens is 0'),
+        ({'teach.repetition_penalty': 0.0}, 'teach.repetition_penalty is 0.0'),
+        ({'assemble.keep': 'x'}, 'assemble.keep is .x.; it can be first, all'),
+        ({'assemble.unverifiable': 'x'}, 'it can be drop, keep'),
+        ({'sft.method': 'x'}, 'sft.method is .x.; it can be lora, full'),
+        ({'sft.remat': 'x'}, 'sft.remat is .x.; it can be none, full'),
+        ({'sft.epochs': 0}, 'config.sft.epochs is 0; at least 1'),
+        ({'sft.rank': 0}, 'config.sft.rank is 0; at least 1'),
+        ({'sft.export_dtype': 'int8'}, 'sft.export_dtype is .int8.; it can be'),
+        ({'student.dtype': 'f'}, 'student.dtype is .f.; it can be float32'),
+        ({'sft.optim.lr': 1.0}, r'config.sft.optim.lr: OptimConfig has no such'),
+        ({'sft.rnk': 1}, 'config.sft.rnk: Sft has no such field. Did you mean'),
+        ({'nope': 1}, 'config.nope: Settings has no such field'),
+    ],
+)
+def test_the_door_names_what_is_wrong(change, message):
+  config = common.base().to_dict()
+  for name, value in change.items():
+    *path, last = name.split('.')
+    place = config
+    for part in path:
+      place = place[part]
+    place[last] = value
+  with pytest.raises(errors.ConfigError, match=message):
+    settings_lib.read(config)
+
+
+def test_a_section_or_field_that_is_missing():
+  config = common.base().to_dict()
+  del config['align']['mode']
+  with pytest.raises(errors.ConfigError, match='config.align: Align needs mode'):
+    settings_lib.read(config)
+  del config['align']
+  with pytest.raises(errors.ConfigError, match='config.align: the section is'):
+    settings_lib.read(config)
+
+
+def test_whole_numbers_serve_as_fractions():
+  config = common.base().to_dict()
+  config['align']['temperature'] = 1
+  got = settings_lib.read(config).align.temperature
+  assert got == 1.0 and isinstance(got, float)

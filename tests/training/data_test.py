@@ -36,9 +36,7 @@ class Endless:
 
 
 def stream(num_epochs=2, seed=0):
-  return data.PackedBatches(
-      data.shuffled(EXAMPLES, num_epochs, seed), CONFIG
-  )
+  return data.PackedBatches(data.shuffled(EXAMPLES, num_epochs, seed), CONFIG)
 
 
 def endless():

@@ -1,5 +1,7 @@
 """Schedules by hand; decay on matrices only; Muon makes matrices orthogonal."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from tests.training import tiny
     ],
 )
 def test_schedule(decay, want):
-  config = tiny.replace(
+  config = dataclasses.replace(
       tiny.OPTIM, peak_lr=1.0, warmup_frac=0.2, decay=decay
   )
   rate = optim.schedule(config, num_steps=10)
@@ -40,7 +42,7 @@ PARAMS = {
 
 
 def update(grads_scale=1.0, **changes):
-  config = tiny.replace(tiny.OPTIM, **changes)
+  config = dataclasses.replace(tiny.OPTIM, **changes)
   optimizer = optim.make(config, lambda _: jnp.float32(1))
   params = _float32(PARAMS)
   return optimizer.update(
@@ -89,6 +91,6 @@ def test_muon_makes_each_layers_matrix_orthogonal():
 
 @pytest.mark.parametrize('field', ['name', 'decay'])
 def test_unknown_names(field):
-  config = tiny.replace(tiny.OPTIM, **{field: 'sgd'})
+  config = dataclasses.replace(tiny.OPTIM, **{field: 'sgd'})
   with pytest.raises(errors.ConfigError, match=f"optim.{field} is 'sgd'; it"):
     optim.make(config, optim.schedule(config, 10))

@@ -1,5 +1,7 @@
 """What a step promises: the same update however its batch is cut up."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from palign_jax.training import step
 from tests.training import tiny
 
 NUM_ROWS = 8
-MUON = tiny.replace(tiny.OPTIM, name='muon', peak_lr=0.02, weight_decay=0.0)
+MUON = dataclasses.replace(
+    tiny.OPTIM, name='muon', peak_lr=0.02, weight_decay=0.0
+)
 
 
 def batch(seed=0):

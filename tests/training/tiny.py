@@ -1,7 +1,5 @@
 """A model small enough to compile in seconds, and examples for it."""
 
-from dataclasses import replace  # For tests: tiny.replace(tiny.OPTIM, ...).
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -16,6 +16,7 @@ from configs import common
 from palign_jax.checkpoints import hf_export, hf_import
 from palign_jax.core import jsonl
 from palign_jax.models import config as config_lib, decoder
+from palign_jax.parallel import mesh as mesh_lib
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' +"
@@ -148,6 +149,16 @@ def model_folder(
   source = tokenizer_folder(path.with_name(path.name + '_tokenizer'))
   hf_export.save(path, model, tokenizer_folder=source, dtype=jnp.float32)
   return path
+
+
+def one_device() -> jax.sharding.Mesh:
+  """Returns a mesh of the first device alone."""
+  return jax.make_mesh(
+      (1,) * len(mesh_lib.AXES),
+      mesh_lib.AXES,
+      axis_types=(jax.sharding.AxisType.Auto,) * len(mesh_lib.AXES),
+      devices=jax.devices()[:1],
+  )
 
 
 def traces(num: int) -> list[dict[str, Any]]:

@@ -251,7 +251,6 @@ def _logit_error(config, joined, merged, examples, scale) -> dict[str, float]:
     length = len(example.tokens)
     tokens_BT[i, :length] = example.tokens
     places_Bp[i] = np.linspace(0, length - 1, _NUM_PLACES)
-  positions_BT = np.broadcast_to(np.arange(width, dtype=np.int32), (1, width))
 
   @jax.jit
   def logits(params, tokens, places):
@@ -259,7 +258,7 @@ def _logit_error(config, joined, merged, examples, scale) -> dict[str, float]:
         params,
         config,
         tokens,
-        positions_BT,
+        jnp.arange(width, dtype=jnp.int32)[None],
         None,
         dtype=jnp.float32,
         lora_scale=scale,

@@ -1,0 +1,72 @@
+"""One tiny student, one whole run of it, and a cache of compiled programs."""
+
+import dataclasses
+
+from etils import epath
+import jax
+import ml_collections
+import pytest
+
+from palign_jax import main
+from palign_jax.core import jsonl
+from tests import fakes
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A config and where it ran."""
+
+  config: ml_collections.ConfigDict
+  path: epath.Path
+
+  def rows(self, file: str) -> list[jsonl.Row]:
+    """Returns a file's rows; none if it is empty."""
+    path = self.path / file
+    return jsonl.read(path) if path.stat().length else []
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compiled(tmp_path_factory):
+  """The same programs are compiled again and again by runs apart."""
+  names = {
+      'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
+      'jax_persistent_cache_min_compile_time_secs': 0.1,
+  }
+  before = {name: getattr(jax.config, name) for name in names}
+  for name, value in names.items():
+    jax.config.update(name, value)
+  yield names['jax_compilation_cache_dir']
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope='session')
+def student(tmp_path_factory):
+  return fakes.model_folder(tmp_path_factory.mktemp('model') / 'student')
+
+
+@pytest.fixture(scope='session')
+def whole(tmp_path_factory, student) -> Run:
+  """A run of all stages, LoRA."""
+  folder = epath.Path(tmp_path_factory.mktemp('whole'))
+  config = fakes.config(folder, student)
+  main.run(config, folder / 'run', main.STAGES)
+  return Run(config, folder / 'run')
+
+
+@pytest.fixture
+def start(tmp_path, student):
+  """Runs stages of a config with changes; the workdir is new."""
+
+  def start(stages, files=None, num_traces=4, **changes) -> Run:
+    config = fakes.config(tmp_path, student, num_traces)
+    for name, value in changes.items():
+      section, _, field = name.partition('__')
+      config[section][field] = value
+    run = Run(config, epath.Path(tmp_path) / 'run')
+    for file, rows in (files or {}).items():
+      jsonl.write(run.path / file, rows)
+    main.run(config, run.path, stages)
+    return run
+
+  return start

@@ -126,6 +126,7 @@ def main(argv: list[str]):
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
   name = config_flags.get_config_filename(flags.FLAGS['config'])
   default = epath.Path('runs') / epath.Path(name).stem
+  command.quiet_libraries()
   with command.one_line_errors():
     run(_CONFIG.value, _WORKDIR.value or default, _STAGES.value)
 

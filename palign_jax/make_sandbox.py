@@ -8,7 +8,6 @@ training goes on from its last checkpoint; a finished one is not run again.
 
 import dataclasses
 import functools
-import sys
 
 from absl import app, flags, logging
 from etils import epath
@@ -18,7 +17,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
-from palign_jax.core import config as config_lib, errors, keys
+from palign_jax.core import command, config as config_lib, keys
 from palign_jax.models import config as model_config_lib, decoder
 from palign_jax.sandbox import corpus as corpus_lib, tokenizer as bpe
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
@@ -53,7 +52,7 @@ class Lessons:
     )
     self._rows = make(run.kinds, run.steps)
     self._judged = make({'judge': 1.0}, config.judge_steps)
-    self._first = keys.digest(run.name) % _ENDLESS  # Runs see other rows.
+    self._first = run.first_row
     self._prompts = config.prompts
     self._tokenizer = tokenizer
 
@@ -94,7 +93,8 @@ def build_tokenizer(config, folder: epath.Path) -> tokenizer_lib.Tokenizer:
         prompts.NOT_ENOUGH,
         *MARKERS,
     ]
-    bpe.build(folder, texts)
+    # A student that has read nothing but stories could not spell them.
+    bpe.build(folder, texts, [marker.strip() for marker in MARKERS])
   return tokenizer_lib.load(folder)
 
 
@@ -192,13 +192,11 @@ def main(argv: list[str]):
   """Reads flags."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  try:
+  command.quiet_libraries()
+  with command.one_line_errors():
     make(_CONFIG.value, epath.Path(_WORKDIR.value))
-  except errors.PalignError as e:
-    print(f'Error: {e}', file=sys.stderr)
-    sys.exit(1)
 
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  app.run(main, flags_parser=command.parse)

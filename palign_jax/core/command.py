@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import logging as python_logging
+import pathlib
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from palign_jax.core import errors
 
@@ -35,6 +37,17 @@ def parse(argv: Sequence[str]) -> list[str]:
   except Exception as e:  # A config file is a program: it may raise anything.
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     sys.exit(f'Error: {lines[-1] if lines else type(e).__name__}')
+
+
+def quiet_libraries() -> None:
+  """Lets only warnings through from other packages that log with absl."""
+  own = str(pathlib.Path(__file__).parents[1])
+
+  def wanted(record: python_logging.LogRecord) -> bool:
+    warns = record.levelno >= python_logging.WARNING
+    return warns or record.pathname.startswith(own)
+
+  logging.get_absl_handler().addFilter(wanted)
 
 
 @contextlib.contextmanager

@@ -37,15 +37,22 @@ _NUM_ROWS = 2000
 _PROMPT_REPEATS = 50  # Their words should be merged though they come once.
 
 
-def build(folder: epath.PathLike, prompts: Sequence[str]) -> None:
+def build(
+    folder: epath.PathLike, prompts: Sequence[str], units: Sequence[str] = ()
+) -> None:
   """Learns the tokenizer and writes it as a Hugging Face folder.
 
   Args:
     folder: Where tokenizer.json and tokenizer_config.json go.
     prompts: Texts that the models will read beside the world's: prompts,
       labels, markers.
+    units: Texts that become one token each, after all others.
   """
   tokenizer = learn(prompts)
+  # Not special: they are part of what a model says.
+  tokenizer.add_tokens(
+      [tokenizers.AddedToken(unit, normalized=False) for unit in units]
+  )
   folder = epath.Path(folder)
   jsonl.write_text(folder / 'tokenizer.json', tokenizer.to_str(pretty=True))
   settings = {

@@ -38,6 +38,48 @@ class Model:
   folder: epath.Path | None  # On this machine's disk; None if made here.
 
 
+def describe(source: epath.PathLike, *, dtype: DTypeLike) -> Model:
+  """Checks a model folder whole but reads no tensor.
+
+  Args:
+    source: A folder, on disk or on gs://, or a name on the Hub.
+    dtype: Of the weights in memory.
+
+  Returns:
+    The model with `ShapeDtypeStruct`s in place of its weights.
+
+  Raises:
+    CheckpointError: If the folder is missing or incomplete, its config.json
+      asks for what is not implemented, or its tensors do not fit it.
+  """
+  return _describe(source, dtype)[0]
+
+
+def _describe(
+    source: epath.PathLike, dtype: DTypeLike
+) -> tuple[Model, Mapping[str, hf_files.Tensor]]:
+  folder = folders.stage(source)
+  raw = hf_files.read_json(folder / 'config.json')
+  generation = {}
+  if (folder / 'generation_config.json').is_file():
+    generation = hf_files.read_json(folder / 'generation_config.json')
+  config = hf_config.read(raw)
+  found = hf_files.tensors(folder)
+  table, sizes = hf_names.rows(config), hf_names.sizes(config)
+  tolerated = (_HEAD,) if config.tied else ()
+  hf_files.check(found, table, sizes, tolerated=tolerated, at=folder)
+  model = Model(
+      config=config,
+      params=decoder.abstract(config, jnp.dtype(dtype)),
+      stop_ids=_stop_ids(raw, generation),
+      max_positions=hf_config.max_positions(raw),
+      raw_config=raw,
+      raw_generation=generation,
+      folder=folder,
+  )
+  return model, found
+
+
 def load(
     source: epath.PathLike, *, dtype: DTypeLike, mesh: Mesh | None = None
 ) -> Model:
@@ -49,32 +91,22 @@ def load(
     mesh: The devices; None is the first device.
 
   Raises:
-    CheckpointError: If the folder is missing or incomplete, its config.json
-      asks for what is not implemented, or its tensors do not fit it.
+    CheckpointError: As `describe`.
     ConfigError: If the mesh does not split a weight evenly.
   """
-  folder = folders.stage(source)
-  raw = hf_files.read_json(folder / 'config.json')
-  generation = {}
-  if (folder / 'generation_config.json').is_file():
-    generation = hf_files.read_json(folder / 'generation_config.json')
-  config = hf_config.read(raw)
-  found = hf_files.tensors(folder)
-  table, sizes = hf_names.rows(config), hf_names.sizes(config)
-  tolerated = (_HEAD,) if config.tied else ()
-  hf_files.check(found, table, sizes, tolerated=tolerated, at=folder)
+  model, found = _describe(source, dtype)
+  config = model.config
   if config.tied and _HEAD in found:
-    _check_tied(found[_HEAD], found[_TABLE], folder)
-  axes = decoder.logical_axes(config)
-  return Model(
-      config=config,
-      params=_read(found, table, sizes, axes, jnp.dtype(dtype), mesh),
-      stop_ids=_stop_ids(raw, generation),
-      max_positions=hf_config.max_positions(raw),
-      raw_config=raw,
-      raw_generation=generation,
-      folder=folder,
+    _check_tied(found[_HEAD], found[_TABLE], model.folder)
+  params = _read(
+      found,
+      hf_names.rows(config),
+      hf_names.sizes(config),
+      decoder.logical_axes(config),
+      jnp.dtype(dtype),
+      mesh,
   )
+  return dataclasses.replace(model, params=params)
 
 
 def load_adapter(

@@ -18,13 +18,13 @@ def check(context: context_lib.Context) -> None:
   """Raises if the stage cannot run with this config."""
   prompts.align(context.settings.prompts.align, '', '')
   prompts.answer(context.settings.prompts.answer, '')
-  context.load('student')
+  context.describe('student')
 
 
 def prompt(context: context_lib.Context, row: Mapping[str, Any]) -> str:
   """Returns the rendered text that the student reads for a prefix."""
   names = context.settings.prompts
-  chat = context.load('student').tokenizer.chat
+  chat = context.describe('student').tokenizer.chat
   question, prefix = row['question'], row['sufficient_reasoning']
   if context.settings.align.mode == 'draft':
     return chat.prompt(prompts.align(names.align, question, prefix))

@@ -78,24 +78,37 @@ class Context:
     """The devices."""
     return mesh_lib.make(self.settings.mesh)
 
-  @functools.lru_cache(maxsize=1)  # noqa: B019  A run has one context.
-  def load(self, which: str) -> Student:
-    """Returns a model of the config: 'student' or 'teacher'.
+  @functools.lru_cache(maxsize=2)  # noqa: B019  A run has one context.
+  def describe(self, which: str) -> Student:
+    """Returns a model of the config without its weights: all that can fail.
 
     Raises:
-      ConfigError: If its path is not set.
       CheckpointError: If it cannot be loaded.
     """
     config = getattr(self.settings, which)
     if not config.path:
       raise errors.ConfigError(
-          f'config.{which}.path is not set; name a model folder.'
+          f'config.{which}.path is not set; name a model folder (or, for a'
+          ' teacher, set config.teach.traces to ready traces).'
       )
     dtype = jnp.dtype(config.dtype)
-    model = hf_import.load(config.path, dtype=dtype, mesh=self.mesh)
+    model = hf_import.describe(config.path, dtype=dtype)
     tokenizer = tokenizer_lib.load(model.folder)
     hf_import.check_vocab(model, tokenizer.size)
     return Student(model, tokenizer, model.params, 0.0, dtype)
+
+  @functools.lru_cache(maxsize=1)  # noqa: B019  One model at a time.
+  def load(self, which: str) -> Student:
+    """Returns a model of the config: 'student' or 'teacher'.
+
+    Raises:
+      CheckpointError: If it cannot be loaded.
+    """
+    described = self.describe(which)
+    model = hf_import.load(
+        described.model.folder, dtype=described.dtype, mesh=self.mesh
+    )
+    return dataclasses.replace(described, model=model, params=model.params)
 
   def trained(self) -> Student:
     """Returns the student after `sft`: its export, or base and adapter."""

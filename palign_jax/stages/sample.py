@@ -30,7 +30,7 @@ def check(context: context_lib.Context) -> None:
   for path in context.settings.benchmarks.values():
     questions_lib.read_questions(path, needs_answer=True)
   prompts.answer(context.settings.prompts.answer, '')
-  context.load('student')
+  context.describe('student')
 
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:

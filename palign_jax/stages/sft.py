@@ -42,7 +42,7 @@ def check(context: context_lib.Context) -> None:
   optim.make(_optim(context), optim.schedule(_optim(context), 1))
   sentences.pieces('', s.splitter)
   _weights(s)
-  student = context.load('student')
+  student = context.describe('student')
   if s.max_tokens > student.model.max_positions:
     raise errors.ConfigError(
         f'config.sft.max_tokens is {s.max_tokens} and the student has'
@@ -113,7 +113,7 @@ def _examples(context: context_lib.Context) -> list[examples_lib.Example]:
     raise errors.DataError(
         f'{path}: nothing to train on; assemble/rejected.jsonl says why.'
     )
-  tokenizer = context.load('student').tokenizer
+  tokenizer = context.describe('student').tokenizer
   markers = examples_lib.Markers(s.assemble.begin, s.assemble.end)
   built = []
   for number, row in enumerate(rows, 1):
@@ -147,7 +147,7 @@ def _batches(context: context_lib.Context, source) -> data.PackedBatches:
 
 def _weights_to_train(context: context_lib.Context):
   """Returns what is frozen and what is trained: base and adapters, or all."""
-  s, student = context.settings.sft, context.load('student')
+  s, student = context.settings.sft, context.describe('student')
   if s.method == 'full':
     # Float32 master weights, whatever the student computes in.
     path = context.settings.student.path
@@ -162,7 +162,7 @@ def _weights_to_train(context: context_lib.Context):
       keys.fold(context.settings.seed, 'sft', 'lora')
   )
   make = functools.partial(lora.init, config, s.rank)
-  return student.params, jax.jit(make, out_shardings=where)(key)
+  return context.load('student').params, jax.jit(make, out_shardings=where)(key)
 
 
 def _scale(context: context_lib.Context) -> float:
@@ -171,7 +171,7 @@ def _scale(context: context_lib.Context) -> float:
 
 def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
   s, compute = context.settings.sft, context.settings.compute
-  student, optim_config = context.load('student'), _optim(context)
+  student, optim_config = context.describe('student'), _optim(context)
   rate = optim.schedule(optim_config, num_steps)
   optimizer = optim.make(optim_config, rate)
   loss_config = loss.LossConfig(
@@ -209,7 +209,7 @@ def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
 
 def _export(context, frozen, params, compared) -> dict[str, Any]:
   """Writes the model that was trained; returns facts for the summary."""
-  s, student = context.settings.sft, context.load('student')
+  s, student = context.settings.sft, context.describe('student')
   dtype, folder = jnp.dtype(s.export_dtype), context.workdir / 'sft'
   facts: dict[str, Any] = {'method': s.method}
   if s.method == 'lora':

@@ -22,12 +22,7 @@ def check(context: context_lib.Context) -> None:
   elif t.questions:
     _questions(context)
     prompts.answer(context.settings.prompts.answer, '')
-    if not context.settings.teacher.path:
-      raise errors.ConfigError(
-          'config.teacher.path is not set; name a model folder, or set'
-          ' config.teach.traces to a file of ready traces.'
-      )
-    context.load('teacher')
+    context.describe('teacher')
   else:
     raise errors.ConfigError(
         'config.teach: neither traces nor questions are set; set'

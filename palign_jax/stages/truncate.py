@@ -10,7 +10,7 @@ from palign_jax.core import parts as parts_lib, progress
 from palign_jax.data import traces as traces_lib
 from palign_jax.judging import judge as judge_lib, scorer, search
 from palign_jax.stages import context as context_lib, settings, teach
-from palign_jax.text import sentences
+from palign_jax.text import prompts, sentences
 
 FILE = 'truncate/prefixes.jsonl'
 _LABEL_ROOM = 8  # Tokens of a label, at most.
@@ -23,7 +23,8 @@ def check(context: context_lib.Context) -> None:
   t = context.settings.truncate
   search.find(t.search)
   sentences.cuts('', t.splitter)
-  _judge(context)
+  prompts.judge(context.settings.prompts.judge, '', '')
+  context.describe('student')
 
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
@@ -92,7 +93,7 @@ def _judge(context: context_lib.Context) -> judge_lib.Judge:
 def _cut(context, judge, traces: Sequence[Row], advance) -> list[Row]:
   """Returns the row of every trace of a group."""
   t = context.settings.truncate
-  limit = context.load('student').model.max_positions - _room(t)
+  limit = context.describe('student').model.max_positions - _room(t)
   cuts, reasons, by_id = {}, {}, {trace['id']: trace for trace in traces}
   for trace in traces:
     name = trace['id']

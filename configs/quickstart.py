@@ -32,18 +32,19 @@ def get_config(arg=None):
       method='full',
       epochs=4,
       max_tokens=480,
-      batch_size=8,
+      batch_size=4,
       remat='none',
       export_dtype='float32',
   )
-  config.sft.optim.update(peak_lr=1e-3)
+  # So few steps are not enough for AdamW to teach a habit (WORKSPACE, log).
+  config.sft.optim.update(name='muon', peak_lr=2e-3)
   config.sample.update(n=1, **drawing)
   config.benchmarks.sandbox = str(_ASSETS / 'benchmark.jsonl')
   config.compute.update(
       num_rows=64,
       judge_tokens=16_384,
       prefill_tokens=8192,
-      rows_per_device=8,
+      rows_per_device=4,
       loss_chunk=0,
       log_every=5,
       save_every=50,

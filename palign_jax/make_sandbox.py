@@ -17,9 +17,13 @@ import ml_collections
 from ml_collections import config_flags
 
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
-from palign_jax.core import command, config as config_lib, keys
+from palign_jax.core import command, config as config_lib, jsonl, keys
 from palign_jax.models import config as model_config_lib, decoder
-from palign_jax.sandbox import corpus as corpus_lib, tokenizer as bpe
+from palign_jax.sandbox import (
+    benchmark,
+    corpus as corpus_lib,
+    tokenizer as bpe,
+)
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from palign_jax.training import (
     data,
@@ -169,6 +173,9 @@ def train(config, run, folder: epath.Path, tokenizer, model: hf_import.Model):
 def make(config, workdir: epath.Path) -> None:
   """Makes the tokenizer and trains every run that has no export yet."""
   tokenizer = build_tokenizer(config, workdir / 'tokenizer')
+  for name in ('questions', 'benchmark'):
+    rows = benchmark.questions(**config[name].to_dict())
+    jsonl.write(workdir / f'{name}.jsonl', rows)
   for run in map(ml_collections.ConfigDict, config.runs):
     folder = workdir / run.name
     if (folder / 'export' / 'config.json').exists():

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from palign_jax.models import attention, config as config_lib, layers, rope
 
 Params = dict[str, Any]
-# Per layer, keys and values [B K S H].
+# Per layer, keys [B K H S] and values [B K S H].
 Cache = tuple[tuple[Array, Array], ...]
 Remat = Literal['none', 'full']
 
@@ -254,9 +254,10 @@ def prefill(
   T = tokens.shape[1]
 
   def attend(_, q, k, v):
-    widths = ((0, 0), (0, 0), (0, capacity - T), (0, 0))
-    keep = [jnp.pad(jnp.swapaxes(x, 1, 2), widths) for x in (k, v)]
-    return attention.causal(q, k, v, None), tuple(keep)
+    widths = ((0, 0), (0, capacity - T), (0, 0), (0, 0))
+    keys = jnp.pad(k, widths).transpose(0, 2, 3, 1)
+    values = jnp.pad(v, widths).transpose(0, 2, 1, 3)
+    return attention.causal(q, k, v, None), (keys, values)
 
   positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), tokens.shape)
   x = _embed(params, tokens, dtype)
@@ -298,10 +299,10 @@ def decode(
   """
 
   def attend(i, q, k, v):
-    put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-        old, jnp.swapaxes(new, 1, 2).astype(old.dtype), slot, 2
-    )
-    keys, values = put(cache[i][0], k), put(cache[i][1], v)
+    put = jax.lax.dynamic_update_slice_in_dim
+    keys, values = cache[i]
+    keys = put(keys, k.transpose(0, 2, 3, 1).astype(keys.dtype), slot, 3)
+    values = put(values, v.swapaxes(1, 2).astype(values.dtype), slot, 2)
     out = attention.cached(q[:, 0], keys, values, valid)
     return out[:, None], (keys, values)
 

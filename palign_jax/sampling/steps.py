@@ -192,9 +192,12 @@ def gather(
   """
 
   def grow(memory):
-    slots = capacity - memory[0][0][0].shape[2]
-    widths = ((0, 0), (0, 0), (0, slots), (0, 0))
-    return jax.tree.map(lambda x: jnp.pad(x, widths), memory[0]), memory[1]
+    cache, seen = memory
+    new = capacity - cache[0][1].shape[2]
+    pad = lambda x, axis: jnp.pad(
+        x, [(0, new if i == axis else 0) for i in range(4)]
+    )
+    return tuple((pad(k, 3), pad(v, 2)) for k, v in cache), seen
 
   memories = [grow(memory) for memory in (one, two) if memory is not None]
   picked = jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *memories)

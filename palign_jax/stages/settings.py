@@ -9,15 +9,18 @@ import dataclasses
 from typing import Any
 
 from palign_jax.core import config as config_lib, errors
+from palign_jax.text import sentences
 from palign_jax.training import optim
 
 CHOICES = {
+    'truncate.splitter': sentences.SPLITTERS,
     'truncate.verdict': ('label', 'generate'),
     'truncate.none_enough': ('whole', 'drop', 'most_probable'),
     'truncate.too_long': ('drop', 'fit'),
     'align.mode': ('prefill', 'draft'),
     'assemble.keep': ('first', 'all'),
     'assemble.unverifiable': ('drop', 'keep'),
+    'sft.splitter': sentences.SPLITTERS,
     'sft.method': ('lora', 'full'),
     'sft.remat': ('none', 'full'),
 }

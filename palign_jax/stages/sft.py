@@ -40,7 +40,6 @@ def check(context: context_lib.Context) -> None:
   """Raises if the stage cannot run with this config."""
   s = context.settings.sft
   optim.make(_optim(context), optim.schedule(_optim(context), 1))
-  sentences.pieces('', s.splitter)
   _weights(s)
   student = context.describe('student')
   if s.max_tokens > student.model.max_positions:

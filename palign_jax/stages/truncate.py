@@ -22,7 +22,6 @@ def check(context: context_lib.Context) -> None:
   """Raises if the stage cannot run with this config."""
   t = context.settings.truncate
   search.find(t.search)
-  sentences.cuts('', t.splitter)
   prompts.judge(context.settings.prompts.judge, '', '')
   context.describe('student')
 

@@ -1,8 +1,8 @@
 """One tiny student, one whole run of it, and a cache of compiled programs."""
 
 import dataclasses
+import pathlib
 
-from etils import epath
 import jax
 import ml_collections
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from palign_jax import main
 from palign_jax.core import jsonl
 from tests import fakes
+from tests.stages import victim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +18,12 @@ class Run:
   """A config and where it ran."""
 
   config: ml_collections.ConfigDict
-  path: epath.Path
+  path: pathlib.Path
 
   def rows(self, file: str) -> list[jsonl.Row]:
     """Returns a file's rows; none if it is empty."""
     path = self.path / file
-    return jsonl.read(path) if path.stat().length else []
+    return jsonl.read(path) if path.stat().st_size else []
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -46,11 +47,11 @@ def student(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def whole(tmp_path_factory, student) -> Run:
-  """A run of all stages, LoRA."""
-  folder = epath.Path(tmp_path_factory.mktemp('whole'))
+def whole(tmp_path_factory, student, compiled) -> Run:
+  """A run of all stages, LoRA, on one device in a process of its own."""
+  folder = pathlib.Path(tmp_path_factory.mktemp('whole'))
   config = fakes.config(folder, student)
-  main.run(config, folder / 'run', main.STAGES)
+  assert victim.start(config, folder / 'run', compiled) == 0
   return Run(config, folder / 'run')
 
 
@@ -63,7 +64,7 @@ def start(tmp_path, student):
     for name, value in changes.items():
       section, _, field = name.partition('__')
       config[section][field] = value
-    run = Run(config, epath.Path(tmp_path) / 'run')
+    run = Run(config, pathlib.Path(tmp_path) / 'run')
     for file, rows in (files or {}).items():
       jsonl.write(run.path / file, rows)
     main.run(config, run.path, stages)

@@ -1,0 +1,362 @@
+"""Each choice of a config does what it says, and the files tell of it."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from palign_jax.checkpoints import hf_import
+from palign_jax.core import errors
+from palign_jax.judging import search
+from palign_jax.stages import truncate
+from palign_jax.text import prompts, tokenizer as tokenizer_lib
+from tests import fakes
+
+JUDGED = ['teach', 'truncate']
+NEVER = {'truncate__threshold': 0.999}
+
+
+def summary(run, stage):
+  return json.loads((run.path / stage / 'summary.json').read_text())
+
+
+def test_a_trace_of_which_no_prefix_suffices_is_kept_whole(start):
+  run = start(JUDGED, truncate__none_enough='whole', **NEVER)
+  for trace, row in zip(
+      fakes.traces(4), run.rows('truncate/prefixes.jsonl'), strict=True
+  ):
+    assert row['sufficient_reasoning'] == trace['Long-CoT'].rstrip()
+    assert row['sufficient_sentences'] == row['total_sentences']
+    assert (row['status'], row['reason']) == ('kept', 'no_prefix')
+    assert not row['is_sufficient'] and not row['judged']
+  assert summary(run, 'truncate')['reason'] == {'no_prefix': 4}
+
+
+def test_or_it_is_dropped_and_counted_to_the_end(start):
+  run = start(
+      [*JUDGED, 'align', 'assemble'], truncate__none_enough='drop', **NEVER
+  )
+  for row in run.rows('truncate/prefixes.jsonl'):
+    assert (row['status'], row['reason']) == ('dropped', 'no_prefix')
+    assert row['sufficient_reasoning'] == '' and row['probes']
+  assert run.rows('align/completions.jsonl') == []
+  assert run.rows('assemble/train.jsonl') == []
+  rejected = run.rows('assemble/rejected.jsonl')
+  assert [(r['id'], r['reason']) for r in rejected] == [
+      (f't{i}', 'no_prefix') for i in range(4)
+  ]
+  assert summary(run, 'assemble')['reason'] == {'no_prefix': 4}
+
+
+def test_or_its_most_probable_prefix_is_taken(start):
+  run = start(
+      JUDGED,
+      truncate__none_enough='most_probable',
+      truncate__search='curve',
+      **NEVER,
+  )
+  for row in run.rows('truncate/prefixes.jsonl'):
+    assert len(row['probes']) == row['total_sentences']
+    best = max(row['probes'], key=lambda probe: probe['p_enough'])
+    assert row['p_enough'] == best['p_enough']
+    assert row['sufficient_sentences'] == best['sentences']
+    assert (row['status'], row['reason']) == ('kept', 'no_prefix')
+    assert row['judged'] and not row['is_sufficient']
+
+
+def test_the_paper_s_search_marks_what_it_never_judged(start):
+  run = start(JUDGED, truncate__search='paper', **NEVER)
+  for row in run.rows('truncate/prefixes.jsonl'):
+    assert row['sufficient_sentences'] == row['total_sentences']
+    assert (row['status'], row['reason']) == ('kept', 'never_judged')
+    assert not row['judged'] and row['p_enough'] is None
+    assert row['total_sentences'] not in [
+        probe['sentences'] for probe in row['probes']
+    ]
+  assert summary(run, 'truncate')['reason'] == {'never_judged': 4}
+
+
+def test_an_abstaining_judge_says_not_enough_and_is_counted(start):
+  run = start(JUDGED, truncate__abstain=0.49, truncate__search='sequential')
+  rows = run.rows('truncate/prefixes.jsonl')
+  assert {row['reason'] for row in rows} == {'no_prefix'}
+  assert [row['abstained'] for row in rows] == [len(r['probes']) for r in rows]
+  assert summary(run, 'truncate')['abstained'] == sum(
+      row['abstained'] for row in rows
+  )
+
+
+def test_a_generated_verdict_is_written_and_read_by_the_rule(start):
+  run = start(JUDGED, truncate__verdict='generate', num_traces=2)
+  for row in run.rows('truncate/prefixes.jsonl'):
+    assert row['p_enough'] is None and row['margin'] is None
+    # Noise holds no label: nothing is enough, and the whole trace is kept.
+    assert not prompts.parse_verdict(row['evaluator_response'])
+    assert (row['status'], row['reason']) == ('kept', 'no_prefix')
+
+
+LONG = {
+    'id': 'long',
+    'question': 'How many?',
+    'answer': '1',
+    'Long-CoT': ' '.join(f'Step {i} is done.' for i in range(60)),
+}
+EMPTY = [
+    {**LONG, 'id': 'empty', 'Long-CoT': ''},
+    {**LONG, 'id': 'blank', 'Long-CoT': ' \n\t '},
+]
+
+
+@pytest.mark.parametrize('verdict', ['label', 'generate'])
+def test_a_trace_longer_than_the_context_is_searched_within_it(
+    start, student, verdict
+):
+  run = start(
+      ['truncate'],
+      files={'teach/traces.jsonl': [LONG]},
+      truncate__too_long='fit',
+      truncate__search='curve',
+      truncate__verdict=verdict,
+      **NEVER,
+  )
+  (row,) = run.rows('truncate/prefixes.jsonl')
+  tokenizer = tokenizer_lib.load(student)
+  room = 8
+  length = lambda n: len(
+      tokenizer.encode(
+          tokenizer.chat.prompt(
+              prompts.judge('brief', 'How many?', prefix_of(n))
+          )
+      )
+  )
+  ends = [i for i, c in enumerate(LONG['Long-CoT'], 1) if c == '.']
+  prefix_of = lambda n: LONG['Long-CoT'][: ends[n - 1]]
+  fitting = [n for n in range(1, 61) if length(n) + room <= 512]
+  assert row['total_sentences'] == 60
+  assert 1 < len(fitting) < 60
+  assert [probe['sentences'] for probe in row['probes']] == fitting
+
+
+def test_or_it_is_dropped_as_are_traces_without_a_sentence(start):
+  run = start(
+      ['truncate', 'align', 'assemble'],
+      files={'teach/traces.jsonl': [*fakes.traces(1), LONG, *EMPTY]},
+      align__n=1,
+  )
+  rows = run.rows('truncate/prefixes.jsonl')
+  assert [(r['id'], r['status'], r['reason']) for r in rows] == [
+      ('t0', 'kept', ''),
+      ('long', 'dropped', 'too_long'),
+      ('empty', 'dropped', 'empty_trace'),
+      ('blank', 'dropped', 'empty_trace'),
+  ]
+  assert summary(run, 'truncate')['status'] == {'dropped': 3, 'kept': 1}
+  reasons = [r['reason'] for r in run.rows('assemble/rejected.jsonl')]
+  assert reasons[-3:] == ['too_long', 'empty_trace', 'empty_trace']
+
+
+def test_a_question_that_fills_the_context_leaves_nothing_to_judge(start):
+  trace = {**LONG, 'question': 'How many? ' * 200}
+  run = start(
+      ['truncate'],
+      files={'teach/traces.jsonl': [trace]},
+      truncate__too_long='fit',
+  )
+  (row,) = run.rows('truncate/prefixes.jsonl')
+  assert (row['status'], row['reason']) == ('dropped', 'too_long')
+
+
+def test_a_draft_is_quoted_to_the_student(start, student):
+  run = start([*JUDGED, 'align', 'assemble'], align__mode='draft')
+  chat = tokenizer_lib.load(student).chat
+  for row in run.rows('align/completions.jsonl'):
+    user = prompts.align('brief', row['question'], row['sufficient_reasoning'])
+    assert row['prompt'] == chat.prompt(user)
+  # The prefix names the answer, the student does not: its turn alone counts.
+  assert run.rows('assemble/train.jsonl') == []
+  assert set(summary(run, 'assemble')['reason']) <= {'wrong', 'length'}
+
+
+def completion(i, **fields):
+  return {
+      'id': f'q{i}',
+      'question': f'Question {i}?',
+      'answer': '7',
+      'sufficient_reasoning': 'It is so.',
+      'prompt': '',
+      'output': ' Hence \\boxed{7}.',
+      'finish_reason': 'stop',
+      'sample': 0,
+      **fields,
+  }
+
+
+COMPLETIONS = [
+    completion(0),
+    completion(0, sample=1),
+    completion(1, output=' It is \\boxed{8}.'),
+    completion(2, finish_reason='length'),
+    completion(3, finish_reason='loop'),
+    completion(4, answer=None),
+    completion(5, output='', finish_reason='too_long'),
+]
+
+
+@pytest.mark.parametrize(
+    'changes, train, rejected',
+    [
+        (
+            {},
+            [('q0', 0, 'correct')],
+            ['surplus', 'wrong', 'length', 'loop', 'unverifiable', 'too_long'],
+        ),
+        (
+            {'assemble__keep': 'all'},
+            [('q0', 0, 'correct'), ('q0', 1, 'correct')],
+            ['wrong', 'length', 'loop', 'unverifiable', 'too_long'],
+        ),
+        (
+            {'assemble__unverifiable': 'keep'},
+            [('q0', 0, 'correct'), ('q4', 0, 'unverifiable')],
+            ['surplus', 'wrong', 'length', 'loop', 'too_long'],
+        ),
+    ],
+)
+def test_what_becomes_of_each_kind_of_completion(
+    start, changes, train, rejected
+):
+  run = start(
+      ['assemble'], files={'align/completions.jsonl': COMPLETIONS}, **changes
+  )
+  rows = run.rows('assemble/train.jsonl')
+  assert [(r['id'], r['sample'], r['verdict']) for r in rows] == train
+  rows = run.rows('assemble/rejected.jsonl')
+  assert [row['reason'] for row in rows] == rejected
+
+
+def test_the_reference_s_files_are_read(start):
+  """Its prefixes lack our fields, its completions even id and answer."""
+  prefixes = [
+      {
+          'id': i,
+          'answer': 7 + i,
+          'question': f'Question {i}?',
+          'sufficient_reasoning': 'It is so.',
+          'sufficient_sentences': 1,
+          'total_sentences': 2,
+          'prefix_ratio': 0.5,
+          'is_sufficient': True,
+          'evaluator_response': '[ENOUGH]',
+      }
+      for i in range(2)
+  ]
+  run = start(
+      ['align'], files={'truncate/prefixes.jsonl': prefixes}, align__n=1
+  )
+  rows = run.rows('align/completions.jsonl')
+  assert [(row['id'], row['answer']) for row in rows] == [('0', 7), ('1', 8)]
+
+
+def test_its_completions_too(start):
+  prefix = {'question': 'Q?', 'sufficient_reasoning': 'So.', 'answer': 7}
+  completions = [
+      {
+          'question': question,
+          'sufficient_reasoning': 'So.',
+          'prompt': '',
+          'output': ' \\boxed{7}',
+      }
+      for question in ('Q?', 'R?')
+  ]
+  run = start(
+      ['assemble'],
+      files={
+          'truncate/prefixes.jsonl': [{'id': 40, **prefix}],
+          'align/completions.jsonl': completions,
+      },
+  )
+  (row,) = run.rows('assemble/train.jsonl')
+  assert (row['id'], row['answer'], row['verdict']) == ('40', 7, 'correct')
+  (row,) = run.rows('assemble/rejected.jsonl')
+  assert (row['id'], row['reason']) == ('1', 'unverifiable')
+
+
+def test_a_teacher_writes_the_traces(start, student, tmp_path):
+  questions = [{'problem': f'What is {i}?', 'answer': i} for i in range(3)]
+  run = start(
+      ['teach'],
+      files={'../questions.jsonl': questions},
+      teach__traces=None,
+      teach__questions=str(tmp_path / 'questions.jsonl'),
+      teach__limit=2,
+      teacher__path=str(student),
+  )
+  rows = run.rows('teach/traces.jsonl')
+  assert [(r['id'], r['answer']) for r in rows] == [('0', '0'), ('1', '1')]
+  assert all({'question', 'Long-CoT', 'finish_reason'} <= set(r) for r in rows)
+  reasons = summary(run, 'teach')['finish_reason']
+  assert sum(reasons.values()) == summary(run, 'teach')['traces'] == 2
+
+
+ROWS = [
+    {
+        'id': f'r{i}',
+        'instruction': '',
+        'input': f'How many is {i}?',
+        'output': f'<Begin_of_Prefix>It is.<End_of_Prefix> \\boxed{{{i}}}',
+    }
+    for i in range(3)
+]
+
+
+def test_full_fine_tuning_exports_what_after_samples(start, student):
+  run = start(
+      ['sft', 'sample'],
+      files={'assemble/train.jsonl': ROWS},
+      sft__method='full',
+  )
+  assert not (run.path / 'sft/adapter').exists()
+  assert summary(run, 'sft')['method'] == 'full'
+  before = hf_import.load(student, dtype=jnp.float32)
+  after = hf_import.load(run.path / 'sft/export', dtype=jnp.float32)
+  table = lambda model: model.params['embed']['table']
+  assert np.abs(table(after) - table(before)).max() > 1e-4
+  texts = [
+      [row['output'] for row in run.rows(f'sample/{model}/sums.jsonl')]
+      for model in ('before', 'after')
+  ]
+  assert texts[0] != texts[1]
+
+
+def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start):
+  long = {**ROWS[0], 'id': 'long', 'output': 'It is so. ' * 100}
+  run = start(
+      ['sft'],
+      files={'assemble/train.jsonl': [*ROWS, long]},
+      sft__export_dtype='bfloat16',
+  )
+  facts = summary(run, 'sft')
+  assert facts['export_dtype'] == 'bfloat16'
+  assert 1e-4 < facts['export_logit_error']['max'] < 1.0
+  raw = json.loads((run.path / 'sft/export/config.json').read_text())
+  assert raw['torch_dtype'] == 'bfloat16'
+  assert (facts['examples'], facts['too_long']) == (4, 1)
+
+
+def test_a_row_tells_of_a_search_that_found_nothing():
+  """The most probable of verdicts without probability is the longest."""
+  verdicts = {1: search.Verdict(False), 2: search.Verdict(False)}
+  trace = {'id': 'a', 'answer': '1', 'question': 'q', 'Long-CoT': 'A. B. C.'}
+
+  class Choice:
+    none_enough = 'most_probable'
+
+  found = search.Found(search.Cut(None), verdicts)
+  row = truncate._row(trace, [2, 5, 8], found, Choice)
+  assert row['sufficient_reasoning'] == 'A. B.'
+
+
+def test_training_on_nothing_is_an_error(start):
+  with pytest.raises(errors.DataError, match='nothing to train on; assemble/r'):
+    start(['sft'], files={'assemble/train.jsonl': []})

@@ -68,21 +68,20 @@ def test_sharded_equals_unsharded(plain):
 
 def test_lora_trains_adapters_over_a_frozen_bfloat16_base():
   base = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.params())
-  adapters = lora.init(tiny.MODEL, 4, jax.random.key(1))
+  adapters = tiny.adapters(rank=4)
+  structure = jax.tree.structure(adapters)
   state = tiny.start(adapters, num_steps=40)
   run = tiny.stepper(state, base, num_steps=40)
   losses = []
   for _ in range(12):
     state, scalars = run(state, batch())
     losses.append(float(scalars['loss']))
-  assert losses[-1] < losses[0] - 0.3
-  assert jax.tree.structure(state.params) == jax.tree.structure(
-      lora.init(tiny.MODEL, 4, jax.random.key(1))
-  )
+  assert losses[-1] < losses[0] - 0.1
+  assert jax.tree.structure(state.params) == structure
   for name in lora.PROJECTIONS:
-    kernel = state.params['layers'][name]['lora_b']
-    assert kernel.dtype == jnp.float32
-    assert np.abs(kernel).max(axis=(1, 2)[: kernel.ndim - 1]).min() > 0
+    lora_b = np.asarray(state.params['layers'][name]['lora_b'])
+    assert lora_b.dtype == np.float32
+    assert (np.abs(lora_b).reshape(2, -1).max(axis=1) > 0).all()
 
 
 def test_muon_memorises():

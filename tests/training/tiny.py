@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import config as config_lib, decoder, lora
 from palign_jax.training import examples, loss, optim, packing, step
 
 MODEL = config_lib.ModelConfig(
@@ -46,6 +46,18 @@ def params():
   shapes = decoder.abstract(MODEL, jnp.dtype('float32'))
   draw = lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape).astype(np.float32))
   return jax.tree.map(draw, shapes)
+
+
+def adapters(rank: int):
+  """A drawn by numpy, B zero, as `lora.init` makes them."""
+  shapes = jax.eval_shape(lambda: lora.init(MODEL, rank, jax.random.key(0)))
+  rng = np.random.default_rng(1)
+
+  def draw(path, x):
+    scale = 0.2 if path[-1].key == 'lora_a' else 0.0
+    return jnp.asarray(rng.normal(0, scale, x.shape).astype(np.float32))
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def example(number: int, size: int) -> examples.Example:

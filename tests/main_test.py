@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
@@ -343,18 +342,15 @@ def test_a_full_disk_loses_nothing(config, tmp_path, monkeypatch, place):
   assert len(jsonl.read(tmp_path / 'run/teach/traces.jsonl')) == 5
 
 
-def program(*flags, max_bytes=None):
+def program(*flags, max_kib='unlimited'):
   """Runs main as people do; returns its exit status and lines of stderr."""
-  limit = max_bytes and (
-      lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
-  )
+  shell = f'ulimit -f {max_kib}; exec "$0" -m palign_jax.main "$@"'
   done = subprocess.run(
-      [sys.executable, '-m', 'palign_jax.main', *flags],
+      ['bash', '-c', shell, sys.executable, *flags],
       cwd=ROOT,
       env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3'},
       capture_output=True,
       text=True,
-      preexec_fn=limit,
       timeout=300,
   )
   return done.returncode, done.stderr.splitlines()
@@ -397,7 +393,8 @@ def test_a_full_disk_as_a_user_meets_it(config, tmp_path):
   )
   traces = tmp_path / 'traces.jsonl'
   jsonl.write(traces, fakes.traces(40))
-  status, lines = program(*flags, max_bytes=traces.stat().st_size // 2)
+  status, lines = program(*flags, max_kib=4)
+  assert traces.stat().st_size > 4096
   assert status == 1 and 'Traceback' not in '\n'.join(lines)
   assert lines[-1] == (
       f'Error: {tmp_path}/run/teach/traces.jsonl: cannot be written (File too'

@@ -6,22 +6,23 @@ own length alone.
 """
 
 STEP = 32  # Every length is a multiple of it.
-_SMALL = (32, 64, 96, 128)
+_SMALL = (32, 64, 96, 128, 192, 256, 384, 512)
 
 
 def above(length: int) -> int:
   """Returns the smallest length of the table that is greater than `length`.
 
-  Up to 128 it goes in steps of 32, then in four steps per doubling, so that at
-  most a fifth of a long cache is empty.
+  Up to 512 there are few, as compiling for one takes about as long as it saves
+  there.  Then each doubling takes four steps: at most a fifth stays empty.
   """
   for size in _SMALL:
     if size > length:
       return size
-  octave = 128
+  octave = _SMALL[-1]
   while octave * 2 <= length:
     octave *= 2
-  return octave + octave // 4 * ((length - octave) // (octave // 4) + 1)
+  step = octave // 4
+  return octave + step * ((length - octave) // step + 1)
 
 
 def fitting(length: int) -> int:

@@ -1,7 +1,9 @@
 """What is drawn follows penalty, temperature, top-k, top-p, in that order."""
 
+import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -110,14 +112,17 @@ def test_the_penalty_divides_and_multiplies():
   np.testing.assert_allclose(logits_lib.penalize(x, seen, 1.25), want)
 
 
+@functools.partial(jax.jit, static_argnums=4)
+def draw(x, seen, key, steps, c):
+  return logits_lib.draw(x, seen, key, steps, c, LIMIT)
+
+
 def draws(x, seen, c, num):
   """Returns `num` draws from one row, each under its own key."""
   key = np.stack([keys.fold(0, 'draw', i) for i in range(num)])
   tile = lambda a: jnp.asarray(np.broadcast_to(a, (num, V)))
   steps = jnp.arange(num, dtype=jnp.int32) % 7
-  return np.asarray(
-      logits_lib.draw(tile(x), tile(seen), jnp.asarray(key), steps, c, LIMIT)
-  )
+  return np.asarray(draw(tile(x), tile(seen), jnp.asarray(key), steps, c))
 
 
 @pytest.mark.parametrize('row', [0, 1, 2])
@@ -138,7 +143,7 @@ def test_a_draw_depends_on_its_row_alone():
   key = jnp.asarray(np.stack([keys.fold(1, i) for i in range(8)]))
   steps = jnp.arange(8, dtype=jnp.int32)
   c = config(1.0, 0.9, 0, 1.05)
-  go = lambda x, s, k, t: logits_lib.draw(x, s, k, t, c, LIMIT).tolist()
+  go = lambda *args: draw(*args, c).tolist()
   x, seen = jnp.asarray(x), jnp.asarray(seen)
   together = go(x, seen, key, steps)
   assert go(x[::-1], seen[::-1], key[::-1], steps[::-1]) == together[::-1]

@@ -116,7 +116,6 @@ def test_a_trace_longer_than_the_context_is_searched_within_it(
       ['truncate'],
       files={'teach/traces.jsonl': [LONG]},
       truncate__too_long='fit',
-      truncate__search='curve',
       truncate__verdict=verdict,
       **NEVER,
   )
@@ -135,7 +134,8 @@ def test_a_trace_longer_than_the_context_is_searched_within_it(
   fitting = [n for n in range(1, 61) if length(n) + room <= 512]
   assert row['total_sentences'] == 60
   assert 1 < len(fitting) < 60
-  assert [probe['sentences'] for probe in row['probes']] == fitting
+  asked = [probe['sentences'] for probe in row['probes']]
+  assert asked == sorted(asked) and asked[-1] == fitting[-1]
 
 
 def test_or_it_is_dropped_as_are_traces_without_a_sentence(start):
@@ -310,6 +310,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_exports_what_after_samples(start, student):
   run = start(
       ['sft', 'sample'],
@@ -329,6 +330,7 @@ def test_full_fine_tuning_exports_what_after_samples(start, student):
   assert texts[0] != texts[1]
 
 
+@pytest.mark.slow
 def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start):
   long = {**ROWS[0], 'id': 'long', 'output': 'It is so. ' * 100}
   run = start(

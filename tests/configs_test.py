@@ -94,7 +94,10 @@ def test_parse_arg():
     [
         ({'truncate.verdict': 'vote'}, 'truncate.verdict is .vote.; it can be'),
         ({'truncate.none_enough': 'x'}, 'it can be whole, drop, most_probable'),
-        ({'truncate.too_long': 'x'}, 'truncate.too_long is .x.; it can be drop'),
+        (
+            {'truncate.too_long': 'x'},
+            'truncate.too_long is .x.; it can be drop',
+        ),
         ({'truncate.threshold': 1.0}, 'threshold 1.0 must lie between'),
         ({'truncate.abstain': 0.6}, 'abstain 0.6 between'),
         ({'align.mode': 'x'}, 'align.mode is .x.; it can be prefill, draft'),
@@ -112,7 +115,10 @@ def test_parse_arg():
         ({'sft.rank': 0}, 'config.sft.rank is 0; at least 1'),
         ({'sft.export_dtype': 'int8'}, 'sft.export_dtype is .int8.; it can be'),
         ({'student.dtype': 'f'}, 'student.dtype is .f.; it can be float32'),
-        ({'sft.optim.lr': 1.0}, r'config.sft.optim.lr: OptimConfig has no such'),
+        (
+            {'sft.optim.lr': 1.0},
+            r'config.sft.optim.lr: OptimConfig has no such',
+        ),
         ({'sft.rnk': 1}, 'config.sft.rnk: Sft has no such field. Did you mean'),
         ({'nope': 1}, 'config.nope: Settings has no such field'),
     ],
@@ -132,7 +138,9 @@ def test_the_door_names_what_is_wrong(change, message):
 def test_a_section_or_field_that_is_missing():
   config = common.base().to_dict()
   del config['align']['mode']
-  with pytest.raises(errors.ConfigError, match='config.align: Align needs mode'):
+  with pytest.raises(
+      errors.ConfigError, match='config.align: Align needs mode'
+  ):
     settings_lib.read(config)
   del config['align']
   with pytest.raises(errors.ConfigError, match='config.align: the section is'):

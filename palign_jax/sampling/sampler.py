@@ -2,9 +2,9 @@
 
 Requests wait by the bucket of their prompt, are prefilled, and then travel
 through the slots of the cache in batches of a fixed number of rows.  At every
-length of `buckets.py` the rows that are not done are parked, and rows that
-parked at the same length travel on together, whatever their prompts were.  So
-a batch is full wherever there are rows to fill it, no matter who stops when.
+length of `buckets.py`, and when many of its rows are done, a batch is parked,
+and rows that parked at the same slot travel on together, whatever their prompts
+were.  So batches are nearly full as long as there are rows to fill them.
 
 What a request draws depends on its prompt, its key and the number of rows per
 batch: never on its place, its neighbours or when it was read.
@@ -34,6 +34,12 @@ from palign_jax.sampling import (
 SamplingConfig = logits.SamplingConfig
 Request = rows_lib.Request
 Completion = rows_lib.Completion
+
+# Neither changes what is drawn, only in how much time and memory: how many
+# caches of the greatest length the parked ones may add up to, and the share of
+# busy rows at which a batch begins to wait for company.
+_PARKED = 4
+_SPARSE = 0.75
 
 
 @dataclasses.dataclass
@@ -152,14 +158,16 @@ class Sampler:
     Parked batches are full, but for the last at each slot.
     """
     waiting: dict[int, list[rows_lib.Row]] = {}  # By bucket.
+    longest = 0
     for request in requests:
       row = rows_lib.Row(request, self._stop_ids, self._loop_rule)
       waiting.setdefault(row.start, []).append(row)
+      longest = max(longest, buckets.fitting(row.start + row.left))
     for rows in waiting.values():
       rows.reverse()
     parked: dict[int, list[_Batch]] = {}  # By slot.
     while waiting or parked:
-      slot, reads = self._choose(waiting, parked)
+      slot, reads = self._choose(waiting, parked, _PARKED * longest)
       if reads:
         rows = waiting[slot]
         group = [rows.pop() for _ in range(min(len(rows), self._width(slot)))]
@@ -170,18 +178,23 @@ class Sampler:
         batch = parked[slot].pop(0)
         if not parked[slot]:
           del parked[slot]
-        batch, slot = yield from self._leg(batch, slot, num_steps)
+        others = bool(waiting or parked)
+        batch, slot = yield from self._leg(batch, slot, num_steps, others)
       self._park(parked, slot, batch)
 
-  def _choose(self, waiting, parked) -> tuple[int, bool]:
+  def _choose(self, waiting, parked, limit: int) -> tuple[int, bool]:
     """Returns where to go on, and whether prompts are to be read there.
 
-    Full batches come first, the furthest of them before all, which keeps few
-    parked.  When none can be filled, the hindmost moves up to the next.
+    Full batches come first, the furthest of them before all.  When none can be
+    filled, the hindmost moves up to the next, unless so many wait for company
+    that the furthest must go on without.
     """
     full = [s for s in parked if len(parked[s][0].rows) == self._num_rows]
     if full:
       return max(full), False
+    held = sum(buckets.above(s) * len(b) for s, b in parked.items())
+    if held > limit:
+      return max(parked), False
     wide = [s for s in waiting if len(waiting[s]) >= self._width(s)]
     if wide:
       return min(wide), True
@@ -215,9 +228,19 @@ class Sampler:
       yield row
     return _Batch(rows, memory)
 
-  def _leg(self, batch: _Batch, slot: int, num_steps: int):
-    """Decodes up to the next length, yielding rows; returns who is left."""
-    end = buckets.above(slot)
+  def _leg(self, batch: _Batch, slot: int, num_steps: int, others: bool):
+    """Decodes up to the next length at most, yielding rows.
+
+    Args:
+      batch: Where to begin; its memory is used up.
+      slot: Where its next tokens go.
+      num_steps: How many tokens to draw at a time.
+      others: Whether it may stop early for company, when many rows are done.
+
+    Returns:
+      The batch and its slot.
+    """
+    begin, end = slot, buckets.above(slot)
     rows, B = batch.rows, self._num_rows
     memory = batch.memory
     keys = np.zeros((B, 2), np.uint32)
@@ -227,7 +250,10 @@ class Sampler:
       lengths[i] = len(row.request.tokens)
     fixed = [self._put(x) for x in (lengths, starts, keys)]
     stop_ids = np.array(sorted(self._stop_ids), np.int32)
-    while slot < end and any(row.left for row in rows):
+    while slot < end and (num_left := sum(row.left > 0 for row in rows)):
+      sparse = others and num_left <= _SPARSE * B
+      if sparse and slot > begin and slot % buckets.STEP == 0:
+        break
       tokens, budgets = np.zeros((2, B), np.int32)
       for i, row in enumerate(rows):
         tokens[i], budgets[i] = row.tokens[-1] if row.left else 0, row.left
@@ -246,7 +272,7 @@ class Sampler:
           row.take(new[: min(num_steps, end - slot)])
           yield row
       slot += num_steps
-    return _Batch(rows, memory), end
+    return _Batch(rows, memory), slot
 
   def _park(
       self, parked: dict[int, list[_Batch]], slot: int, batch: _Batch

@@ -11,7 +11,6 @@ batch: never on its place, its neighbours or when it was read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-import dataclasses
 import functools
 
 import jax
@@ -27,6 +26,7 @@ from palign_jax.sampling import (
     buckets,
     logits,
     loops,
+    parking,
     rows as rows_lib,
     steps,
 )
@@ -34,20 +34,6 @@ from palign_jax.sampling import (
 SamplingConfig = logits.SamplingConfig
 Request = rows_lib.Request
 Completion = rows_lib.Completion
-
-# Neither changes what is drawn, only in how much time and memory: how many
-# caches of the greatest length the parked ones may add up to, and the share of
-# busy rows at which a batch begins to wait for company.
-_PARKED = 4
-_SPARSE = 0.75
-
-
-@dataclasses.dataclass
-class _Batch:
-  """Rows that go on at the same slot, first of all rows of `memory`."""
-
-  rows: list[rows_lib.Row]
-  memory: steps.Memory
 
 
 class Sampler:
@@ -153,10 +139,7 @@ class Sampler:
   def _travel(
       self, requests: Iterable[Request], num_steps: int
   ) -> Iterator[rows_lib.Row]:
-    """Yields a row whenever it has drawn, up to `num_steps` tokens at a time.
-
-    Parked batches are full, but for the last at each slot.
-    """
+    """Yields a row whenever it has drawn, up to `num_steps` at a time."""
     waiting: dict[int, list[rows_lib.Row]] = {}  # By bucket.
     longest = 0
     for request in requests:
@@ -165,9 +148,9 @@ class Sampler:
       longest = max(longest, buckets.fitting(row.start + row.left))
     for rows in waiting.values():
       rows.reverse()
-    parked: dict[int, list[_Batch]] = {}  # By slot.
+    parked = parking.Parking(self._num_rows, longest, self._shardings)
     while waiting or parked:
-      slot, reads = self._choose(waiting, parked, _PARKED * longest)
+      slot, reads = self._choose(waiting, parked)
       if reads:
         rows = waiting[slot]
         group = [rows.pop() for _ in range(min(len(rows), self._width(slot)))]
@@ -175,30 +158,21 @@ class Sampler:
           del waiting[slot]
         batch = yield from self._read(group, slot)
       else:
-        batch = parked[slot].pop(0)
-        if not parked[slot]:
-          del parked[slot]
+        batch = parked.take(slot)
         others = bool(waiting or parked)
         batch, slot = yield from self._leg(batch, slot, num_steps, others)
-      self._park(parked, slot, batch)
+      parked.put(slot, batch)
 
-  def _choose(self, waiting, parked, limit: int) -> tuple[int, bool]:
+  def _choose(self, waiting, parked: parking.Parking) -> tuple[int, bool]:
     """Returns where to go on, and whether prompts are to be read there.
 
-    Full batches come first, the furthest of them before all.  When none can be
-    filled, the hindmost moves up to the next, unless so many wait for company
-    that the furthest must go on without.
+    Full batches go before all others.  When none can be filled, the hindmost
+    moves up to the next.
     """
-    full = [s for s in parked if len(parked[s][0].rows) == self._num_rows]
-    if full:
-      return max(full), False
-    held = sum(buckets.above(s) * len(b) for s, b in parked.items())
-    if held > limit:
-      return max(parked), False
+    if (slot := parked.urgent()) is not None:
+      return slot, False
     wide = [s for s in waiting if len(waiting[s]) >= self._width(s)]
-    if wide:
-      return min(wide), True
-    slot = min([*waiting, *parked])
+    slot = min(wide or [*waiting, *parked.slots()])
     return slot, slot in waiting
 
   def _width(self, bucket: int) -> int:
@@ -226,9 +200,9 @@ class Sampler:
     for row, token in zip(rows, np.asarray(new), strict=False):
       row.take(token[None])
       yield row
-    return _Batch(rows, memory)
+    return parking.Batch(rows, memory)
 
-  def _leg(self, batch: _Batch, slot: int, num_steps: int, others: bool):
+  def _leg(self, batch: parking.Batch, slot: int, num_steps: int, others: bool):
     """Decodes up to the next length at most, yielding rows.
 
     Args:
@@ -251,7 +225,7 @@ class Sampler:
     fixed = [self._put(x) for x in (lengths, starts, keys)]
     stop_ids = np.array(sorted(self._stop_ids), np.int32)
     while slot < end and (num_left := sum(row.left > 0 for row in rows)):
-      sparse = others and num_left <= _SPARSE * B
+      sparse = others and num_left <= parking.SPARSE * B
       if sparse and slot > begin and slot % buckets.STEP == 0:
         break
       tokens, budgets = np.zeros((2, B), np.int32)
@@ -272,32 +246,4 @@ class Sampler:
           row.take(new[: min(num_steps, end - slot)])
           yield row
       slot += num_steps
-    return _Batch(rows, memory), slot
-
-  def _park(
-      self, parked: dict[int, list[_Batch]], slot: int, batch: _Batch
-  ) -> None:
-    """Puts the rows that are not done with those already at `slot`."""
-    rows = [(i, row) for i, row in enumerate(batch.rows) if row.left]
-    if not rows:
-      return
-    there, one, two = parked.setdefault(slot, []), batch.memory, None
-    if there and len(there[-1].rows) < self._num_rows:
-      last = there.pop()
-      rows = [
-          *enumerate(last.rows),
-          *((self._num_rows + i, r) for i, r in rows),
-      ]
-      one, two = last.memory, batch.memory
-    for begin in range(0, len(rows), self._num_rows):
-      group = rows[begin : begin + self._num_rows]
-      which = np.zeros(self._num_rows, np.int32)
-      which[: len(group)] = [i for i, _ in group]
-      memory = steps.gather(
-          one,
-          two,
-          which,
-          capacity=buckets.above(slot),
-          shardings=self._shardings,
-      )
-      there.append(_Batch([row for _, row in group], memory))
+    return parking.Batch(rows, memory), slot

@@ -191,7 +191,7 @@ def main():
   traces = choose(args, tokenizer_lib.load(student))
   jsonl.write(place / 'traces.jsonl', traces)
   config = make_config(args, student, place / 'traces.jsonl')
-  seen = invariants.Seen(scorer_lib.Scorer)
+  where, seen = machine(), invariants.Seen(scorer_lib.Scorer)
   begin = time.monotonic()
   with seen, command.one_line_errors():
     palign.run(config, run, _STAGES)
@@ -201,7 +201,7 @@ def main():
   oracle = transformers.PreTrainedTokenizerFast.from_pretrained(str(student))
   checks = invariants.check(run, traces, config, oracle, seen.tokens)
   facts = {
-      **machine(),
+      **where,
       'shape': args.shape,
       'dtype': args.dtype,
       'splitter': args.splitter,

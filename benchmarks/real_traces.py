@@ -167,7 +167,9 @@ def machine() -> dict[str, object]:
     lines = [x for x in info.read_text().splitlines() if 'model name' in x]
     cpu = lines[0].split(':')[1].strip() if lines else cpu
   commit = subprocess.run(
-      ['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True
+      ['git', 'describe', '--always', '--dirty'],
+      capture_output=True,
+      text=True,
   )
   return {
       'commit': commit.stdout.strip(),

@@ -128,7 +128,7 @@ def base() -> ml_collections.ConfigDict:
       num_rows=64,
       judge_tokens=65_536,
       prefill_tokens=65_536,
-      group=256,
+      group=64,
       part_rows=64,
       rows_per_device=1,
       loss_chunk=1024,

@@ -42,6 +42,7 @@ def get_config(arg=None):
   config.benchmarks.sandbox = str(_ASSETS / 'benchmark.jsonl')
   config.compute.update(
       num_rows=64,
+      group=320,
       judge_tokens=16_384,
       prefill_tokens=8192,
       rows_per_device=4,

@@ -8,11 +8,15 @@ formats; neither needs torch or a network.
 
 from collections.abc import Sequence
 import functools
+import os
 from typing import Any
 
 from etils import epath
 import jinja2
-import transformers
+
+# It would tell every user that there is no PyTorch, which nobody wants here.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+import transformers  # noqa: E402
 
 from palign_jax.core import errors
 from palign_jax.text import chat as chat_lib

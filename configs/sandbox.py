@@ -3,7 +3,7 @@ r"""Trains the sandbox's teacher and student from nothing (DESIGN section 6).
   python -m palign_jax.make_sandbox --config=configs/sandbox.py \
       --workdir=runs/sandbox
 
-Takes  55 minutes on 2 CPU cores that do nothing else.
+Takes  0.57 s a step on 2 CPU cores that do nothing else, 5,540 steps.
 Gives  runs/sandbox/<run>/export/, Hugging Face folders, and two question
        files.  The folders of `student` and `teacher` and the files are
        committed under palign_jax/sandbox/assets/.

@@ -32,6 +32,10 @@ STAGES = (
     'grade',
     'report',
 )
+_READERS = {
+    'teacher': ('teach',),
+    'student': ('truncate', 'align', 'sft', 'sample'),
+}
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -80,7 +84,7 @@ def run(config, workdir: epath.PathLike, stages: Sequence[str]) -> None:
       stage: importlib.import_module(f'palign_jax.stages.{stage}')
       for stage in todo
   }
-  place.open(config.to_dict(), facts(settings))
+  place.open(config.to_dict(), facts(settings, todo))
   for stage in todo:  # All that can fail early, before the first long step.
     modules[stage].check(context)
   for stage in stages:
@@ -93,12 +97,19 @@ def run(config, workdir: epath.PathLike, stages: Sequence[str]) -> None:
     logging.info('%s: %s', stage, summary)
 
 
-def facts(settings: settings_lib.Settings) -> dict[str, object]:
-  """Returns what the manifest says of versions, devices and inputs."""
+def facts(
+    settings: settings_lib.Settings, stages: Sequence[str]
+) -> dict[str, object]:
+  """Returns what the manifest says of versions, devices and inputs.
+
+  Args:
+    settings: The config.
+    stages: Which are to run; a model that none of them reads may be absent.
+  """
   inputs = {}
-  for which in ('student', 'teacher'):
+  for which, readers in _READERS.items():
     path = getattr(settings, which).path
-    if path:
+    if path and (set(readers) & set(stages) or epath.Path(path).is_dir()):
       inputs[f'{which}.path'] = folders.content_hash(folders.stage(path))
   files = {
       'teach.questions': settings.teach.questions,

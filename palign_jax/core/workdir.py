@@ -62,9 +62,11 @@ class Workdir:
       self._sweep()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     manifest = self._read('manifest.json') or {'created': now}
+    inputs = {**manifest.get('inputs', {}), **facts.get('inputs', {})}
+    manifest = {**manifest, **facts, 'inputs': inputs, 'updated': now}
     try:
       self._write('config.json', config)
-      self._write('manifest.json', {**manifest, **facts, 'updated': now})
+      self._write('manifest.json', manifest)
     except errors.DataError as e:
       raise errors.ConfigError(
           f'--workdir={self.path} cannot be written: {e}'

@@ -194,3 +194,11 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 def test_flatten():
   tree = {'a': {'b': (1, 2), 'c': {'d': None}}, 'e': 'x'}
   assert workdir_lib.flatten(tree) == {'a.b': [1, 2], 'a.c.d': None, 'e': 'x'}
+
+
+def test_hashes_of_inputs_stay_when_a_later_start_does_not_need_them(tmp_path):
+  place = workdir_lib.Workdir(tmp_path, ['truncate', 'grade'])
+  place.open({'seed': 0}, {'inputs': {'student.path': 'aa'}})
+  place.open({'seed': 0}, {'inputs': {'benchmarks.b': 'bb'}})
+  manifest = json.loads((tmp_path / 'manifest.json').read_text())
+  assert manifest['inputs'] == {'student.path': 'aa', 'benchmarks.b': 'bb'}

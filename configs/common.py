@@ -50,7 +50,7 @@ def base() -> ml_collections.ConfigDict:
   config.teach = dict(
       questions=config_dict.placeholder(str),
       traces=config_dict.placeholder(str),
-      fields='palign',
+      fields=config_dict.placeholder(object),  # 'palign' if not set.
       limit=0,  # All.
       temperature=0.6,
       top_k=0,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole pipeline on this machine's CPU, in its own environment.
 #
-#   bash launch/quickstart.sh [FLAGS OF palign_jax.main...]
+#   bash launch/quickstart.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ source launch/environment.sh requirements.txt .venv
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 start=$SECONDS
 python -m palign_jax.main --config=configs/quickstart.py \
-  --workdir=runs/quickstart "$@"
+  --workdir=runs/quickstart
 python - <<'PY'
 import json
 

@@ -79,7 +79,8 @@ def run(config, workdir: epath.PathLike, stages: Sequence[str]) -> None:
   settings = settings_lib.read(config.to_dict())
   place = workdir_lib.Workdir(workdir, STAGES)
   context = context_lib.Context(settings, place)
-  todo = [stage for stage in stages if not place.finished(stage)]
+  # A report is of whatever is there, so it is made anew.
+  todo = [s for s in stages if s == 'report' or not place.finished(s)]
   modules = {
       stage: importlib.import_module(f'palign_jax.stages.{stage}')
       for stage in todo

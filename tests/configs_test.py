@@ -152,3 +152,26 @@ def test_whole_numbers_serve_as_fractions():
   config['align']['temperature'] = 1
   got = settings_lib.read(config).align.temperature
   assert got == 1.0 and isinstance(got, float)
+
+
+def test_fields_of_a_source_may_be_spelt_out():
+  config = common.base()
+  names = dict(question='q', answer='a', trace='t', id='')
+  config.teach.fields = names
+  assert dict(settings_lib.read(config.to_dict()).teach.fields) == names
+
+
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('compute.group', 0),
+        ('compute.log_every', 0),
+        ('grade.resamples', 0),
+        ('assemble.end', ''),
+    ],
+)
+def test_values_that_would_fail_late_are_refused(name, value):
+  config = common.base()
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(errors.ConfigError, match='config.' + name.split('.')[0]):
+    settings_lib.read(config.to_dict())

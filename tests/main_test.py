@@ -366,6 +366,15 @@ def program(*flags, max_kib='unlimited'):
             ' config file and configs/common.py list the fields.',
         ),
         (
+            [
+                '--config=configs/quickstart.py',
+                '--config.truncate.serch=x',
+            ],
+            "Error: --config.truncate.serch=x: the config has no field 'serch';"
+            ' the config file and configs/common.py list the fields. Did you'
+            ' mean "search" instead of "serch"?',
+        ),
+        (
             ['--config=configs/nofile.py'],
             "Error: [Errno 2] No such file or directory: 'configs/nofile.py'",
         ),

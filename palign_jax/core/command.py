@@ -27,13 +27,15 @@ def parse(argv: Sequence[str]) -> list[str]:
       getattr(flags.FLAGS['config'].value, 'to_dict', None)
     return rest
   except AttributeError as e:  # How ml_collections meets an unknown field.
-    name = str(e).strip('"\'')
+    # Perhaps with a second line, 'Did you mean "search" ...', all in a repr.
+    lines = str(e).replace('\\n', '\n').replace("\\'", "'").splitlines()
+    name, *hint = [line.strip('"\'') for line in lines]
     wrong = [arg for arg in argv if arg.startswith('--config.') and name in arg]
     if not wrong:
       raise
     sys.exit(
         f'Error: {wrong[0]}: the config has no field {name!r}; the config file'
-        ' and configs/common.py list the fields.'
+        f' and configs/common.py list the fields. {" ".join(hint)}'.rstrip()
     )
   except Exception as e:  # A config file is a program: it may raise anything.
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]

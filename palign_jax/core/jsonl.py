@@ -31,7 +31,7 @@ def read(path: epath.PathLike) -> list[Row]:
     if not line.strip():
       continue
     try:
-      row = json.loads(line)
+      row = json.loads(line, parse_constant=_refuse)
     except json.JSONDecodeError as e:
       raise errors.DataError(
           f'{path}, line {number}: no valid JSON ({e.msg} at column'
@@ -46,6 +46,10 @@ def read(path: epath.PathLike) -> list[Row]:
   if not rows:
     raise errors.DataError(f'{path}: the file has no rows.')
   return rows
+
+
+def _refuse(name: str) -> None:
+  raise json.JSONDecodeError(f'{name} is no JSON', name, 0)
 
 
 def _decode(path: epath.Path) -> str:

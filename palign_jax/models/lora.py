@@ -10,6 +10,7 @@ from typing import Any
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from palign_jax.models import config as config_lib, decoder
 
@@ -59,25 +60,31 @@ def join(params: decoder.Params, adapters: decoder.Params) -> decoder.Params:
   )
 
 
-def merge(params: Any, adapters: Any, scale: float) -> decoder.Params:
+def merge(
+    params: Any, adapters: Any, scale: float, dtype: DTypeLike | None = None
+) -> decoder.Params:
   """Returns weights that alone do what base and adapters do together.
 
   Args:
     params: Stacked weights.
     adapters: Of the same model.
     scale: alpha / rank.
+    dtype: Of the result; None is that of `params`.
 
   Returns:
-    Weights in the dtype of `params`; the sum is float32 before it is cast.
+    The weights; each sum is float32 before it is cast, once.
   """
 
   def add(kernel, lora_a, lora_b):
     product = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(lora_a, lora_b)
     total = kernel.astype(jnp.float32) + product * jnp.float32(scale)
-    return total.astype(kernel.dtype)
+    return total.astype(dtype or kernel.dtype)
 
   merged = dict(params['layers'])
   for name, adapter in adapters['layers'].items():
     kernel = add(merged[name]['kernel'], adapter['lora_a'], adapter['lora_b'])
     merged[name] = {**merged[name], 'kernel': kernel}
-  return {**params, 'layers': merged}
+  whole = {**params, 'layers': merged}
+  return (
+      whole if dtype is None else jax.tree.map(lambda x: x.astype(dtype), whole)
+  )

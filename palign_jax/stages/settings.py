@@ -321,11 +321,33 @@ def _check(settings: Settings) -> None:
         f'config.truncate: threshold {t.threshold} must lie between 0 and 1,'
         f' abstain {t.abstain} between 0 and 0.5.'
     )
+  if not settings.assemble.begin or not settings.assemble.end:
+    raise errors.ConfigError(
+        'config.assemble: begin and end are both needed; they tell training'
+        ' where the prefix lies.'
+    )
+  _check_positive(settings)
   for name in ('sft.epochs', 'sft.batch_size', 'sft.max_tokens', 'sft.rank'):
     value = getattr(settings.sft, name.split('.')[1])
     if value < 1:
       raise errors.ConfigError(f'config.{name} is {value}; at least 1.')
   config_lib.build(optim.OptimConfig, settings.sft.optim, at='config.sft.optim')
+
+
+def _check_positive(settings: Settings) -> None:
+  """Checks the counts and limits that must be above zero."""
+  values = {
+      f'compute.{k}': v
+      for k, v in dataclasses.asdict(settings.compute).items()
+      if k != 'loss_chunk'
+  }
+  values['grade.resamples'] = settings.grade.resamples
+  values['grade.limit_s'] = settings.grade.limit_s
+  values['assemble.limit_s'] = settings.assemble.limit_s
+  values['truncate.max_tokens'] = settings.truncate.max_tokens
+  for name, value in values.items():
+    if value <= 0:
+      raise errors.ConfigError(f'config.{name} is {value}; it must be above 0.')
 
 
 def _check_drawing(name: str, d: Any) -> None:

@@ -219,7 +219,7 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
         alpha=s.alpha,
         base_name=context.settings.student.path,
     )
-    merge = functools.partial(lora.merge, scale=_scale(context))
+    merge = functools.partial(lora.merge, scale=_scale(context), dtype=dtype)
     merged = jax.jit(merge)(frozen, params)
     joined = lora.join(frozen, params)
   else:

@@ -62,7 +62,7 @@ def _parts(context: context_lib.Context) -> parts_lib.Parts:
 
 def _ready(context: context_lib.Context) -> list[dict[str, Any]]:
   t = context.settings.teach
-  fields = traces_lib.fields(t.fields, at='config.teach.fields')
+  fields = traces_lib.fields(t.fields or 'palign', at='config.teach.fields')
   rows = traces_lib.read_traces(t.traces, fields)
   return rows[: t.limit] if t.limit else rows
 

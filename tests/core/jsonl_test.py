@@ -112,3 +112,9 @@ def test_a_folder_in_the_way(tmp_path):
   (tmp_path / 'a.jsonl').mkdir()
   with pytest.raises(errors.DataError, match='cannot be written'):
     jsonl.write(tmp_path / 'a.jsonl', [{}])
+
+
+def test_nan_is_no_json(tmp_path):
+  (tmp_path / 'x.jsonl').write_text('{"a": 1}\n{"a": NaN}\n')
+  with pytest.raises(errors.DataError, match='line 2: no valid JSON .NaN is'):
+    jsonl.read(tmp_path / 'x.jsonl')

@@ -64,11 +64,28 @@ def base() -> ml_collections.ConfigDict:
       verdict='label',
       threshold=0.5,
       abstain=0.0,
+      abstained='no',
+      rule='first',  # The next two: of search='curve' only.
+      stable=2,
+      calibration='none',
+      calibration_rows=config_dict.placeholder(str),
+      calibration_fit='threshold',
       none_enough='whole',  # What the code does.
       too_long='drop',
       temperature=0.0,  # The next three: of verdict='generate' only.
       top_p=1.0,
       max_tokens=256,  # The code's.
+      verify=dict(  # As `align` draws, but shorter.
+          k=4,
+          pass_rate=0.5,
+          max_cuts=4,
+          temperature=0.6,
+          top_p=0.9,
+          repetition_penalty=1.05,
+          max_tokens=1024,
+          limit_s=10.0,
+      ),
+      yardstick=dict(traces=0, cuts=4, k=4),  # No traces: off.
   )
   config.align = dict(
       mode='prefill',
@@ -127,6 +144,8 @@ def base() -> ml_collections.ConfigDict:
   config.compute = dict(
       num_rows=64,
       judge_tokens=65_536,
+      memory_gib=0.0,  # Found out.
+      shared_trunk=True,
       prefill_tokens=65_536,
       group=64,
       part_rows=64,

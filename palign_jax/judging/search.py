@@ -10,28 +10,12 @@ the reference repository (4ddef39), probe for probe; `paper` is Eq. 6 and 7.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 import dataclasses
+import functools
 
 from palign_jax.core import errors
+from palign_jax.judging import rules
 
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-  """What the judge says of one prefix.
-
-  Attributes:
-    enough: Whether it suffices.
-    p_enough: Probability of the label [ENOUGH] against [NOT_ENOUGH]; None if
-      the verdict was generated as text.
-    margin: Log-odds of the two labels in nats; None likewise.
-    abstained: Whether p_enough was too close to the threshold to say yes.
-    response: The generated text, or ''.
-  """
-
-  enough: bool
-  p_enough: float | None = None
-  margin: float | None = None
-  abstained: bool = False
-  response: str = ''
+Verdict = rules.Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +75,25 @@ def sequential(num_sentences: int) -> Search:
   return Cut(None)
 
 
-def curve(num_sentences: int) -> Search:
-  """Judges every prefix at once and takes the shortest sufficient one."""
+def curve(num_sentences: int, pick: rules.Pick = rules.first) -> Search:
+  """Judges every prefix at once and picks a cut from the verdicts."""
   verdicts = yield list(range(1, num_sentences + 1))
-  enough = [i for i, v in enumerate(verdicts, 1) if v.enough]
-  return Cut(enough[0] if enough else None)
+  return Cut(pick(verdicts))
+
+
+def confirm(candidates: Sequence[int]) -> Search:
+  """Asks for one candidate after the other until one is accepted."""
+  for length in candidates:
+    (verdict,) = yield [length]
+    if verdict.enough:
+      return Cut(length)
+  return Cut(None)
+
+
+def ask(lengths: Sequence[int]) -> Search:
+  """Asks for some lengths and decides nothing."""
+  yield list(lengths)
+  return Cut(None, judged=False)
 
 
 SEARCHES: Mapping[str, Callable[[int], Search]] = {
@@ -122,8 +120,12 @@ class Found:
   verdicts: Mapping[int, Verdict]
 
 
-def find(name: str) -> Callable[[int], Search]:
+def find(name: str, pick: rules.Pick = rules.first) -> Callable[[int], Search]:
   """Returns a search by its name.
+
+  Args:
+    name: One of `SEARCHES`.
+    pick: How a curve is read; no other search has one.
 
   Raises:
     ConfigError: If there is none.
@@ -133,7 +135,9 @@ def find(name: str) -> Callable[[int], Search]:
         f'config.truncate.search: no search {name!r}; there are'
         f' {list(SEARCHES)}.'
     )
-  return SEARCHES[name]
+  return (
+      functools.partial(curve, pick=pick) if name == 'curve' else SEARCHES[name]
+  )
 
 
 def lockstep(

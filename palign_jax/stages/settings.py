@@ -9,12 +9,17 @@ import dataclasses
 from typing import Any
 
 from palign_jax.core import config as config_lib, errors
+from palign_jax.judging import rules
 from palign_jax.text import sentences
 from palign_jax.training import optim
 
 CHOICES = {
     'truncate.splitter': sentences.SPLITTERS,
-    'truncate.verdict': ('label', 'generate'),
+    'truncate.verdict': ('label', 'generate', 'verified'),
+    'truncate.abstained': ('no', 'verify'),
+    'truncate.rule': tuple(rules.RULES),
+    'truncate.calibration': ('none', 'prior'),
+    'truncate.calibration_fit': ('threshold', 'platt'),
     'truncate.none_enough': ('whole', 'drop', 'most_probable'),
     'truncate.too_long': ('drop', 'fit'),
     'align.mode': ('prefill', 'draft'),
@@ -93,21 +98,72 @@ class Teach:
 
 
 @dataclasses.dataclass(frozen=True)
+class Verify:
+  """How the student's own continuations prove a cut.
+
+  Attributes:
+    k: Continuations of a cut.
+    pass_rate: A cut suffices if at least this share of them is right.
+    max_cuts: Longer cuts that are tried when the proposed one fails.
+    temperature: 0 is greedy.
+    top_p: 1 is off.
+    repetition_penalty: 1 is off.
+    max_tokens: Of a continuation; one that is cut off is not right.
+    limit_s: Seconds that grading one continuation may take.
+  """
+
+  k: int
+  pass_rate: float
+  max_cuts: int
+  temperature: float
+  top_p: float
+  repetition_penalty: float
+  max_tokens: int
+  limit_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Yardstick:
+  """On how much the judges are measured against continuations.
+
+  Attributes:
+    traces: How many; 0 is none at all.
+    cuts: Of each trace, beside the one that was chosen.
+    k: Continuations of each cut, drawn as `Verify` says.
+  """
+
+  traces: int
+  cuts: int
+  k: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Truncate:
   """How prefixes are cut.
 
   Attributes:
     search: A name in judging/search.py.
     splitter: A name in text/sentences.py.
-    verdict: 'label' (probability of the label) or 'generate' (a reply, parsed).
+    verdict: 'label' (probability of the label), 'generate' (a reply, parsed)
+      or 'verified' (labels propose a cut, continuations prove it).
     threshold: A prefix suffices from this p_enough on.
     abstain: Half the width, in p_enough, of the band around the threshold in
-      which the judge abstains, which counts as not enough.
+      which the judge abstains.
+    abstained: 'no' (an abstained verdict is not enough) or 'verify' (the
+      student's continuations decide).
+    rule: How search='curve' picks a cut, a name in judging/rules.py.
+    stable: Sufficient cuts in a row that rule='stable' asks for.
+    calibration: 'prior' subtracts the log-odds that an empty prefix gets.
+    calibration_rows: Rows as a yardstick writes them, to fit on; None for none.
+    calibration_fit: 'threshold' (it replaces `threshold`) or 'platt' (p_enough
+      becomes the chance that a continuation passes).
     none_enough: What to do with a trace of which no prefix suffices.
     too_long: What to do with a trace that the context does not hold.
     temperature: Of a generated reply; 0 is greedy.
     top_p: Of a generated reply.
     max_tokens: Of a generated reply.
+    verify: How continuations prove a cut.
+    yardstick: On how much the judges are measured.
   """
 
   search: str
@@ -115,11 +171,19 @@ class Truncate:
   verdict: str
   threshold: float
   abstain: float
+  abstained: str
+  rule: str
+  stable: int
+  calibration: str
+  calibration_rows: str | None
+  calibration_fit: str
   none_enough: str
   too_long: str
   temperature: float
   top_p: float
   max_tokens: int
+  verify: Verify
+  yardstick: Yardstick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +270,10 @@ class Compute:
   Attributes:
     num_rows: Rows decoded together.  Another number is another rounding.
     judge_tokens: Tokens judged together, padding included.
+    memory_gib: Memory that judging may take on a device, weights included; 0
+      finds out (the device's own; on a CPU the limit of its cgroup).
+    shared_trunk: Whether a trace is read once for all its probes; False reads
+      every prompt anew, to compare with.
     prefill_tokens: Prompt tokens read together, padding included.
     group: Traces searched in lockstep; they are saved together.
     part_rows: Rows of a part file.
@@ -220,6 +288,8 @@ class Compute:
 
   num_rows: int
   judge_tokens: int
+  memory_gib: float
+  shared_trunk: bool
   prefill_tokens: int
   group: int
   part_rows: int
@@ -281,13 +351,22 @@ def read(config: Mapping[str, Any]) -> Settings:
   for name, cls in _SECTIONS.items():
     if name not in values:
       raise errors.ConfigError(f'config.{name}: the section is missing.')
-    section = _numbers(cls, dict(values[name]))
-    values[name] = config_lib.build(cls, section, at=f'config.{name}')
+    values[name] = _section(cls, values[name], at=f'config.{name}')
   named = dict(values.get('benchmarks') or {})  # Those left open are out.
   values['benchmarks'] = {k: v for k, v in named.items() if v is not None}
   settings = config_lib.build(Settings, values, at='config')
   _check(settings)
   return settings
+
+
+def _section(cls: type, values: Mapping[str, Any], *, at: str) -> Any:
+  """Returns a section, and what is nested in it, as dataclasses."""
+  values = _numbers(cls, dict(values))
+  for field in dataclasses.fields(cls):
+    if dataclasses.is_dataclass(field.type) and field.name in values:
+      inner, name = values[field.name], f'{at}.{field.name}'
+      values[field.name] = _section(field.type, inner, at=name)
+  return config_lib.build(cls, values, at=at)
 
 
 def _numbers(cls: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -315,12 +394,7 @@ def _check(settings: Settings) -> None:
   for name in ('align', 'sample'):
     _check_drawing(name, getattr(settings, name))
   _check_drawing('teach', settings.teach)
-  t = settings.truncate
-  if not 0 < t.threshold < 1 or not 0 <= t.abstain < 0.5:
-    raise errors.ConfigError(
-        f'config.truncate: threshold {t.threshold} must lie between 0 and 1,'
-        f' abstain {t.abstain} between 0 and 0.5.'
-    )
+  _check_truncate(settings.truncate)
   if not settings.assemble.begin or not settings.assemble.end:
     raise errors.ConfigError(
         'config.assemble: begin and end are both needed; they tell training'
@@ -339,15 +413,75 @@ def _check_positive(settings: Settings) -> None:
   values = {
       f'compute.{k}': v
       for k, v in dataclasses.asdict(settings.compute).items()
-      if k != 'loss_chunk'
+      if k not in ('loss_chunk', 'memory_gib', 'shared_trunk')
   }
   values['grade.resamples'] = settings.grade.resamples
   values['grade.limit_s'] = settings.grade.limit_s
   values['assemble.limit_s'] = settings.assemble.limit_s
+  values['truncate.verify.limit_s'] = settings.truncate.verify.limit_s
   values['truncate.max_tokens'] = settings.truncate.max_tokens
   for name, value in values.items():
     if value <= 0:
       raise errors.ConfigError(f'config.{name} is {value}; it must be above 0.')
+  if settings.compute.memory_gib < 0:
+    raise errors.ConfigError(
+        f'config.compute.memory_gib is {settings.compute.memory_gib}; it must'
+        ' be above 0, or 0 to be found out.'
+    )
+
+
+def _check_truncate(t: Truncate) -> None:
+  """Checks numbers, and choices that do not go together."""
+  if not 0 < t.threshold < 1 or not 0 <= t.abstain < 0.5:
+    raise errors.ConfigError(
+        f'config.truncate: threshold {t.threshold} must lie between 0 and 1,'
+        f' abstain {t.abstain} between 0 and 0.5.'
+    )
+  v, y = t.verify, t.yardstick
+  _check_drawing('truncate.verify', v)
+  at_least = {
+      'stable': (t.stable, 1),
+      'verify.k': (v.k, 1),
+      'verify.max_cuts': (v.max_cuts, 0),
+      'yardstick.traces': (y.traces, 0),
+      'yardstick.cuts': (y.cuts, 1),
+      'yardstick.k': (y.k, 1),
+  }
+  for name, (value, least) in at_least.items():
+    if value < least:
+      raise errors.ConfigError(
+          f'config.truncate.{name} is {value}; at least {least}.'
+      )
+  if not 0 < v.pass_rate <= 1:
+    raise errors.ConfigError(
+        f'config.truncate.verify.pass_rate is {v.pass_rate}; it must be above'
+        ' 0 and at most 1.'
+    )
+  for wrong, message in (
+      (
+          t.rule != 'first' and t.search != 'curve',
+          f'rule is {t.rule!r}, which search={t.search!r} cannot follow; set'
+          " search='curve', or rule='first'.",
+      ),
+      (
+          t.rule == 'isotonic' and t.abstained == 'verify',
+          "rule='isotonic' reads p_enough, which verifying does not change;"
+          " set abstained='no', or another rule.",
+      ),
+      (
+          t.verdict == 'generate' and t.rule == 'isotonic',
+          "rule='isotonic' needs p_enough, which verdict='generate' does not"
+          " give; set verdict='label', or another rule.",
+      ),
+      (
+          t.verdict == 'generate' and t.none_enough == 'most_probable',
+          "none_enough='most_probable' needs p_enough, which"
+          " verdict='generate' does not give; set verdict='label', or"
+          " none_enough='whole' or 'drop'.",
+      ),
+  ):
+    if wrong:
+      raise errors.ConfigError(f'config.truncate: {message}')
 
 
 def _check_drawing(name: str, d: Any) -> None:
@@ -355,7 +489,7 @@ def _check_drawing(name: str, d: Any) -> None:
   bounds = {
       'n': getattr(d, 'n', 1) >= 1,
       'temperature': d.temperature >= 0,
-      'top_k': d.top_k >= 0,
+      'top_k': getattr(d, 'top_k', 0) >= 0,
       'top_p': 0 < d.top_p <= 1,
       'repetition_penalty': d.repetition_penalty > 0,
       'max_tokens': d.max_tokens >= 1,

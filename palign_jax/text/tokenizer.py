@@ -34,6 +34,8 @@ FILES = (
     'merges.txt',
     'tokenizer.model',
 )
+# Characters encoded together: some 100 bytes each while Rust has them.
+_BATCH_SIZE = 1_000_000
 # Stands for the clock in templates that ask it (chat.py says why).
 _FIXED_CLOCK = (
     '{% macro strftime_now(format) %}'
@@ -81,6 +83,51 @@ class Tokenizer:
     """
     encoding = self._rust.encode(text, add_special_tokens=False)
     return encoding.ids, encoding.offsets
+
+  def encode_with_words(
+      self, text: str
+  ) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+    """Returns what `encode_with_offsets` does, and the word of each token.
+
+    Words are numbered in order.  A word is what the model (BPE, ...) sees at
+    once: a token never depends on another word.  An added token is a word.
+    Tokenizers that do not divide a text have one word between added tokens.
+    """
+    encoding = self._rust.encode(text, add_special_tokens=False)
+    return encoding.ids, encoding.offsets, encoding.word_ids
+
+  def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns `encode` of each text, at less cost for many short ones."""
+    ids, batch, size = [], [], 0
+    for i, text in enumerate(texts):
+      batch.append(text)
+      size += len(text)
+      if size >= _BATCH_SIZE or i == len(texts) - 1:
+        found = self._rust.encode_batch_fast(batch, add_special_tokens=False)
+        ids += [encoding.ids for encoding in found]
+        batch, size = [], 0
+    return ids
+
+  def overhang(self, text: str) -> int:
+    """Returns how far before `text` an added token may begin that ends in it.
+
+    Args:
+      text: What follows some other text.
+
+    Returns:
+      Characters; 0 if none can, which is usual.  An upper bound.
+    """
+    longest = 0
+    for token in self._rust.get_added_tokens_decoder().values():
+      content = token.content
+      if token.normalized and self._rust.normalizer is not None:
+        longest = max(longest, len(content))  # Text may differ from content.
+        continue
+      for i in range(len(content) - 1, longest, -1):
+        if text.startswith(content[i:]):
+          longest = i
+          break
+    return longest
 
   def decode(self, ids: Sequence[int], *, skip_specials: bool = True) -> str:
     """Returns the text of `ids`; bytes that are no UTF-8 become U+FFFD."""

@@ -1,0 +1,239 @@
+"""Attention by platform: one function per need, and who computes it.
+
+| need   | xla                | pallas (TPU)      | cudnn (NVIDIA)          |
+|--------|--------------------|-------------------|-------------------------|
+| causal | `attention.causal` | splash            | flash; packed rows: xla |
+| cached | `attention.cached` | `kernels_cache`   | xla                     |
+| beside | `attention.beside` | `kernels_cache`   | flash with a mask       |
+
+'auto' takes its platform's column where the inputs allow it and xla otherwise;
+a column that is named is taken, or refused with the reason.  Kernels cannot be
+partitioned by the compiler: each device calls them on its own rows and heads.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import get_args, Literal
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from palign_jax.core import errors
+from palign_jax.models import (
+  attention,
+  kernels_cache,
+  kernels_cudnn,
+  kernels_splash,
+)
+from palign_jax.parallel import mesh as mesh_lib
+
+Name = Literal['auto', 'xla', 'cudnn', 'pallas']
+
+_ROWS = mesh_lib.ROWS
+_OWN = PartitionSpec(*_ROWS, None, 'tensor')  # [B T N H]
+_FORKS = PartitionSpec(*_ROWS, None, None, 'tensor')  # [B M T N H]
+_CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S], [B N H]
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+  """Who computes attention; hashable, so it may be a static argument.
+
+  Attributes:
+    name: A column of the table above, or 'auto'.  'pallas' on a CPU is
+      interpreted, which is slow: for tests.
+    mesh: Rows lie over its data and fsdp axes, heads over tensor.  Its devices
+      may be those of a topology that is only compiled for.  Without one,
+      'auto' is 'xla'.
+  """
+
+  name: Name = 'auto'
+  mesh: Mesh | None = None
+
+  def __post_init__(self):
+    if self.name not in get_args(Name):
+      raise errors.ConfigError(
+          f'No attention is called {self.name!r}; these are:'
+          f' {", ".join(get_args(Name))}.'
+      )
+
+  def pick(self, need: str, refusals: dict[str, str | None]) -> Name:
+    """Returns the column to take.
+
+    Args:
+      need: What for, for the message.
+      refusals: Why a column cannot be taken; None or absent if it can.
+
+    Raises:
+      ConfigError: If a named one cannot.
+    """
+    if self.name != 'auto':
+      if refusals.get(self.name):
+        raise errors.ConfigError(
+            f'{need} attention by {self.name!r}: {refusals[self.name]}; take'
+            " 'auto' or 'xla'."
+        )
+      return self.name
+    best = 'xla' if self.mesh is None else _best(self.mesh)
+    return 'xla' if refusals.get(best) else best
+
+  @property
+  def interpret(self) -> bool:
+    """Whether there is no TPU to run a TPU's kernel on."""
+    if self.mesh is None:
+      return jax.default_backend() != 'tpu'
+    return self.mesh.devices.flat[0].platform != 'tpu'
+
+
+XLA = Backend('xla')
+
+
+def _best(mesh: Mesh) -> Name:
+  device = mesh.devices.flat[0]
+  if device.platform == 'tpu':
+    return 'pallas'
+  return 'cudnn' if 'NVIDIA' in device.device_kind else 'xla'
+
+
+def causal(
+    backend: Backend,
+    q: Float[Array, 'B T N H'],
+    k: Float[Array, 'B T K H'],
+    v: Float[Array, 'B T K H'],
+    segments: Int[Array, 'B T'] | None,
+) -> Float[Array, 'B T N H']:
+  """Attends to one's own sequence; see `attention.causal`.
+
+  Packed rows never reach cuDNN, whose form in JAX would mix their sequences.
+
+  Args:
+    backend: Who computes.
+    q: Queries, rotated.
+    k: Keys, rotated.
+    v: Values.
+    segments: Which sequence of its row each token belongs to, or None.
+
+  Raises:
+    ConfigError: If the named backend cannot take these inputs.
+  """
+  cudnn = kernels_cudnn.refusal(q.dtype, q.shape[-1])
+  if segments is not None:
+    cudnn = 'it cannot keep the sequences of packed rows apart'
+  name = backend.pick('causal', {'cudnn': cudnn})
+  if name == 'xla':
+    return attention.causal(q, k, v, segments)
+  if name == 'cudnn':
+    return _each(backend, kernels_cudnn.causal, (_OWN,) * 3, _OWN)(q, k, v)
+  splash = functools.partial(kernels_splash.causal, interpret=backend.interpret)
+  if segments is None:
+    alone = lambda q, k, v: splash(q, k, v, None)
+    return _each(backend, alone, (_OWN,) * 3, _OWN)(q, k, v)
+  specs = (_OWN, _OWN, _OWN, _ROWS)
+  return _each(backend, splash, specs, _OWN)(q, k, v, segments)
+
+
+def cached(
+    backend: Backend,
+    q: Float[Array, 'B N H'],
+    k: Float[Array, 'B K H S'],
+    v: Float[Array, 'B K S H'],
+    valid: Bool[Array, 'B S'],
+) -> Float[Array, 'B N H']:
+  """Attends from one query per row to a cache; see `attention.cached`.
+
+  Args:
+    backend: Who computes.
+    q: One query per row.
+    k: Keys of the cache.
+    v: Its values.
+    valid: Which slots each row sees.
+
+  Raises:
+    ConfigError: If the named backend cannot take these inputs.
+  """
+  if backend.pick('cached', {'pallas': _slots(k.shape[3])}) != 'pallas':
+    return attention.cached(q, k, v, valid)
+  kernel = functools.partial(kernels_cache.cached, interpret=backend.interpret)
+  specs = (_CACHE, _CACHE, _CACHE, _ROWS)
+  return _each(backend, kernel, specs, _CACHE)(q, k, v, valid)
+
+
+def beside(
+    backend: Backend,
+    q: Float[Array, 'B M T N H'],
+    k: Float[Array, 'B M T K H'],
+    v: Float[Array, 'B M T K H'],
+    keys: Float[Array, 'R K H S'],
+    values: Float[Array, 'R K S H'],
+    rows: Int[Array, ' B'],
+    seen: Int[Array, 'B M'],
+) -> Float[Array, 'B M T N H']:
+  """Attends to a trunk's beginning and a fork's own; see `attention.beside`.
+
+  Args:
+    backend: Who computes.
+    q: Queries, rotated.
+    k: Keys of the forks' own tokens, rotated.
+    v: Their values.
+    keys: Of all trunks, rotated.
+    values: Of all trunks.
+    rows: Which trunk each of the B rows reads, among those of its device.
+    seen: How many tokens of it each fork sees.
+
+  Raises:
+    ConfigError: If the named backend cannot take these inputs.
+  """
+  refusals = {
+      'cudnn': kernels_cudnn.refusal(q.dtype, q.shape[-1]),
+      'pallas': _slots(keys.shape[3]),
+  }
+  kernels = {
+      'xla': attention.beside,
+      'cudnn': kernels_cudnn.beside,
+      'pallas': functools.partial(
+          kernels_cache.beside, interpret=backend.interpret
+      ),
+  }
+  kernel = kernels[backend.pick('beside', refusals)]
+  specs = (_FORKS, _FORKS, _FORKS, _CACHE, _CACHE, _ROWS, _ROWS)
+  args = q, k, v, keys, values, rows, seen
+  return _each(backend, kernel, specs, _FORKS)(*args)
+
+
+def _slots(S: int) -> str | None:
+  if S % kernels_cache.LANES:
+    return f'a cache of {S} slots is no multiple of {kernels_cache.LANES}'
+  return None
+
+
+def _each(backend: Backend, kernel: Callable, specs, out) -> Callable:
+  """Returns the kernel as each device of the mesh runs it on what it holds."""
+  mesh = backend.mesh
+  if mesh is None or mesh.size == 1:
+    return kernel
+
+  def run(*args):
+    for x, spec in zip(args, specs, strict=True):
+      _check(mesh, x.shape, spec)
+    return jax.shard_map(
+        kernel, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
+    )(*args)
+
+  return run
+
+
+def _check(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec):
+  rows = mesh_lib.num_row_shards(mesh)
+  if shape[0] % rows:
+    raise errors.ConfigError(
+        f'attention: {shape[0]} rows do not split {rows} ways over'
+        " ('data', 'fsdp'); change config.mesh or the number of rows."
+    )
+  heads = shape[spec.index('tensor')] if 'tensor' in spec else 0
+  if heads % mesh.shape['tensor']:
+    raise errors.ConfigError(
+        f'attention: {heads} heads do not split {mesh.shape["tensor"]} ways'
+        " over 'tensor'; change config.mesh."
+    )

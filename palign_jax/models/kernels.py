@@ -14,7 +14,6 @@ partitioned by the compiler: each device calls them on its own rows and heads.
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import get_args, Literal
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
@@ -22,14 +21,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from palign_jax.core import errors
 from palign_jax.models import (
-  attention,
-  kernels_cache,
-  kernels_cudnn,
-  kernels_splash,
+    attention,
+    kernels_cache,
+    kernels_cudnn,
+    kernels_splash,
 )
 from palign_jax.parallel import mesh as mesh_lib
 
-Name = Literal['auto', 'xla', 'cudnn', 'pallas']
+NAMES = ('auto', 'xla', 'cudnn', 'pallas')
 
 _ROWS = mesh_lib.ROWS
 _OWN = PartitionSpec(*_ROWS, None, 'tensor')  # [B T N H]
@@ -49,17 +48,17 @@ class Backend:
       'auto' is 'xla'.
   """
 
-  name: Name = 'auto'
+  name: str = 'auto'
   mesh: Mesh | None = None
 
   def __post_init__(self):
-    if self.name not in get_args(Name):
+    if self.name not in NAMES:
       raise errors.ConfigError(
           f'No attention is called {self.name!r}; these are:'
-          f' {", ".join(get_args(Name))}.'
+          f' {", ".join(NAMES)}.'
       )
 
-  def pick(self, need: str, refusals: dict[str, str | None]) -> Name:
+  def pick(self, need: str, refusals: dict[str, str | None]) -> str:
     """Returns the column to take.
 
     Args:
@@ -90,7 +89,7 @@ class Backend:
 XLA = Backend('xla')
 
 
-def _best(mesh: Mesh) -> Name:
+def _best(mesh: Mesh) -> str:
   device = mesh.devices.flat[0]
   if device.platform == 'tpu':
     return 'pallas'

@@ -115,6 +115,7 @@ def facts(
   files = {
       'teach.questions': settings.teach.questions,
       'teach.traces': settings.teach.traces,
+      'truncate.calibration_rows': settings.truncate.calibration_rows,
       **{f'benchmarks.{k}': v for k, v in settings.benchmarks.items()},
   }
   for name, file in files.items():

@@ -1,74 +1,58 @@
-"""Is a prefix enough?  Asked of the student, in the words of a named prompt.
+"""Is a prefix enough?  Read off the student's probabilities of two labels.
 
-`LabelJudge` compares the probabilities of the two labels at the first token in
-which they differ: deterministic, with a margin, one forward pass.
-`GenerateJudge` lets the student reply and reads the reply by the reference's
-rule, for fidelity.
+`LabelJudge` compares them at the first token in which the labels differ:
+deterministic, with a margin, and all probes of a trace share one reading of
+what they have in common.  `reply.py` lets the student answer in words instead,
+`verified.py` looks at what it makes of the prefix.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
-import math
 import typing
-from typing import Protocol
+from typing import Any, Protocol
 
-from palign_jax.core import keys
-from palign_jax.judging import scorer as scorer_lib, search
-from palign_jax.sampling import sampler as sampler_lib
+from absl import logging
+import numpy as np
+
+from palign_jax.core import errors
+from palign_jax.judging import (
+    calibration as calibration_lib,
+    labels as labels_lib,
+    reading as reading_lib,
+    search as search_lib,
+    trace as trace_lib,
+    trunk as trunk_lib,
+    trunk_scorer,
+    verified,
+)
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
-
-Advance = Callable[[int], object]
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-  """A prefix to be judged.  `trace_id` and `length` (sentences) name it."""
-
-  trace_id: str
-  length: int
-  question: str
-  prefix: str
 
 
 @typing.runtime_checkable
-class Judge(Protocol):
-  """What a search needs."""
+class Scorer(Protocol):
+  """What `TrunkScorer` and `RereadScorer` have in common."""
 
-  num_tokens: int  # Judged so far.
+  num_tokens: int
 
-  def prompt(self, question: str, prefix: str) -> list[int]:
-    """Returns the tokens that the student reads."""
+  def groups(self, lengths: Sequence[int]) -> list[list[int]]:
+    """Returns which trunks fit the memory together."""
 
-  def __call__(
-      self, items: Sequence[Item], advance: Advance
-  ) -> list[search.Verdict]:
-    """Returns the verdicts in order."""
+  def open(self, trunks: Sequence[Sequence[int]]) -> Any:
+    """Returns a batch, which scores probes."""
 
 
-class _Prompted:
-  """Writes the judge's prompts."""
-
-  def __init__(self, tokenizer: tokenizer_lib.Tokenizer, prompt: str):
-    prompts.judge(prompt, '', '')  # Checks the name before the first long step.
-    self._tokenizer, self._prompt = tokenizer, prompt
-    self.num_tokens = 0  # Judged so far.
-
-  def prompt(self, question: str, prefix: str) -> list[int]:
-    user = prompts.judge(self._prompt, question, prefix)
-    return self._tokenizer.encode(self._tokenizer.chat.prompt(user))
-
-
-class LabelJudge(_Prompted):
+class LabelJudge:
   """Compares the probabilities of [ENOUGH] and [NOT_ENOUGH]."""
 
   def __init__(
       self,
-      scorer: scorer_lib.Scorer,
+      scorer: Scorer,
       tokenizer: tokenizer_lib.Tokenizer,
       prompt: str,
       *,
-      threshold: float,
+      calibration: calibration_lib.Calibration,
       abstain: float,
+      verifier: verified.Verifier | None = None,
   ):
     """Finds where the labels part.
 
@@ -76,80 +60,175 @@ class LabelJudge(_Prompted):
       scorer: Of the student.
       tokenizer: The student's.
       prompt: A name in text/prompts.py.
-      threshold: A prefix suffices from this probability on.
-      abstain: Half the width of the band around it that says neither, which
-        counts as not enough.
+      calibration: From log-odds to verdicts.
+      abstain: Half the width of the band around the threshold in which the
+        judge abstains.
+      verifier: Decides where it abstains; without one that is not enough.
+
+    Raises:
+      ConfigError: If there is no such prompt, or the labels do not part.
     """
-    super().__init__(tokenizer, prompt)
-    self._scorer = scorer
-    self._threshold, self._abstain = threshold, abstain
-    labels = (prompts.ENOUGH, prompts.NOT_ENOUGH)
-    yes, no = map(tokenizer.encode, labels)
-    shared = 0
-    while yes[shared] == no[shared]:
-      shared += 1
-    self._shared = yes[:shared]  # Both labels begin so, e.g. with '['.
-    self._yes, self._no = yes[shared], no[shared]
+    prompts.judge(prompt, '', '')  # Checks the name before the first long step.
+    self._scorer, self._tokenizer, self._prompt = scorer, tokenizer, prompt
+    self._calibration, self._abstain = calibration, abstain
+    self._verifier = verifier
+    self._labels = labels_lib.find(tokenizer)
+    self._bound: int | None = None  # Tokens of a group that were too many.
+    self.prompt_tokens = 0
+    self.trunk_tokens = 0
 
-  def __call__(self, items, advance):
-    questions = [
-        scorer_lib.Question(
-            self.prompt(item.question, item.prefix) + self._shared,
-            self._yes,
-            self._no,
+  @property
+  def num_tokens(self) -> int:
+    """Tokens computed so far, padding not counted."""
+    return self._scorer.num_tokens
+
+  def read(self, trace: trace_lib.Trace, limit: int) -> reading_lib.Reading:
+    trunk = trunk_lib.Trunk(
+        self._tokenizer,
+        self._prompt,
+        trace.question,
+        trace.text,
+        trace.ends,
+        self._labels.shared,
+    )
+
+    def size(length: int) -> int:
+      tail = trunk.tail(length)
+      return tail.anchor + len(tail.tokens) - len(self._labels.shared)
+
+    return reading_lib.Reading(
+        trace, reading_lib.num_fitting(size, len(trace.ends), limit), trunk
+    )
+
+  def search(self, readings, begin, advance):
+    trunks = [_tokens(reading) for reading in readings]
+    waiting = self._scorer.groups([len(trunk) for trunk in trunks])[::-1]
+    found = {}
+    while waiting:
+      group = waiting.pop()
+      if len(group) > 1 and self._is_too_much(group, trunks):
+        waiting += _halves(group)
+        continue
+      try:
+        batch = self._scorer.open([trunks[i] for i in group])
+        members = [readings[i] for i in group]
+        found |= self._lockstep(batch, members, begin, advance)
+        continue
+      except trunk_scorer.OutOfMemory as e:
+        message = str(e)
+      # Out of the handler, so that the lost batch's buffers are free.
+      batch = None
+      waiting += self._retreat(group, trunks, message)
+    return {reading.trace.id: found[reading.trace.id] for reading in readings}
+
+  def _is_too_much(self, group, trunks) -> bool:
+    return self._bound is not None and _size(group, trunks) >= self._bound
+
+  def _retreat(self, group, trunks, message: str) -> list[list[int]]:
+    """Returns the halves of a group that had no room.
+
+    Raises:
+      ConfigError: If it is one trace.
+    """
+    size = _size(group, trunks)
+    if len(group) == 1:
+      raise errors.ConfigError(
+          f'config.compute.judge_tokens: one trace of {size} tokens does not'
+          f' fit the memory ({message}); lower it, split the model over more'
+          ' devices with config.mesh.tensor, or cut the trace shorter.'
+      )
+    self._bound = min(self._bound or size, size)
+    logging.warning(
+        'Out of memory with %d traces, %d tokens in all (%s): going on with'
+        ' half of them.',
+        len(group),
+        size,
+        message,
+    )
+    return _halves(group)
+
+  def _lockstep(self, batch, readings, begin, advance):
+    """Searches a group of traces that are in memory together."""
+    index = {reading.trace.id: i for i, reading in enumerate(readings)}
+    empty = np.zeros(len(readings), np.float32)
+    if self._calibration.prior:
+      empty = self._score(batch, readings, [(i, 0) for i in index.values()])
+
+    def ask(probes: Sequence[search_lib.Probe]) -> list[search_lib.Verdict]:
+      places = [(index[probe.trace_id], probe.length) for probe in probes]
+      margins = self._score(batch, readings, places)
+      verdicts = [
+          self._verdict(float(margin), float(empty[i]))
+          for margin, (i, _) in zip(margins, places, strict=True)
+      ]
+      advance(len(probes))
+      cuts = [(readings[i].trace, length) for i, length in places]
+      return self._decide(cuts, verdicts)
+
+    searches = {reading.trace.id: begin(reading) for reading in readings}
+    return search_lib.drive(searches, ask)
+
+  def _score(self, batch, readings, places) -> np.ndarray:
+    """Returns the log-odds at each (reading, length)."""
+    by_reading: dict[int, list[int]] = {}
+    for i, length in places:
+      by_reading.setdefault(i, []).append(length)
+    tails = {}
+    for i, lengths in by_reading.items():
+      found = readings[i].trunk.tails(lengths)
+      tails |= {(i, n): t for n, t in zip(lengths, found, strict=True)}
+    labels, read = self._labels, self._scorer.num_tokens
+    probes = [
+        trunk_scorer.Probe(
+            i, tails[i, n].anchor, tails[i, n].tokens, labels.yes, labels.no
         )
-        for item in items
+        for i, n in places
     ]
-    self.num_tokens += sum(len(question.tokens) for question in questions)
-    margins = self._scorer.score(questions, advance)
-    return [self._verdict(float(margin)) for margin in margins]
+    margins = batch.score(probes)
+    in_tails = sum(len(probe.tokens) for probe in probes)
+    self.prompt_tokens += in_tails + sum(probe.anchor for probe in probes)
+    self.trunk_tokens += max(self._scorer.num_tokens - read - in_tails, 0)
+    return margins
 
-  def _verdict(self, margin: float) -> search.Verdict:
-    # Not exp(margin): it overflows where a sigmoid is simply 1.
-    p_enough = 0.5 * (1 + math.tanh(margin / 2))
-    off = p_enough - self._threshold
+  def _verdict(self, raw: float, empty: float) -> search_lib.Verdict:
+    margin = self._calibration.margin(raw, empty)
+    p_enough = calibration_lib.chance(margin)
+    off = p_enough - self._calibration.threshold
     abstained = abs(off) < self._abstain
-    return search.Verdict(
+    return search_lib.Verdict(
         enough=off >= 0 and not abstained,
         p_enough=p_enough,
         margin=margin,
         abstained=abstained,
     )
 
-
-class GenerateJudge(_Prompted):
-  """Lets the student reply, and reads the reply."""
-
-  def __init__(
-      self,
-      sampler: sampler_lib.Sampler,
-      tokenizer: tokenizer_lib.Tokenizer,
-      prompt: str,
-      *,
-      seed: int,
-      max_tokens: int,
-  ):
-    """Args are as of the sampler; `max_tokens` bounds a reply."""
-    super().__init__(tokenizer, prompt)
-    self._sampler, self._seed = sampler, seed
-    self._max_tokens = max_tokens
-
-  def __call__(self, items, advance):
-    requests = [
-        sampler_lib.Request(
-            id=str(i),
-            tokens=tuple(self.prompt(item.question, item.prefix)),
-            key=keys.fold(self._seed, 'judge', item.trace_id, item.length),
-            max_tokens=self._max_tokens,
-        )
-        for i, item in enumerate(items)
-    ]
-    self.num_tokens += sum(len(request.tokens) for request in requests)
-    replies = {}
-    for completion in self._sampler.run(requests):
-      text = self._tokenizer.decode(completion.tokens)
-      replies[completion.id] = search.Verdict(
-          enough=prompts.parse_verdict(text), response=text
+  def _decide(self, cuts, verdicts) -> list[search_lib.Verdict]:
+    """Lets the verifier decide where the labels abstained."""
+    if self._verifier is None:
+      return verdicts
+    open_ = [i for i, verdict in enumerate(verdicts) if verdict.abstained]
+    proofs = self._verifier.judge([cuts[i] for i in open_])
+    for i, proof in zip(open_, proofs, strict=True):
+      verdicts[i] = dataclasses.replace(
+          verdicts[i],
+          enough=proof.enough,
+          rollouts=proof.rollouts,
+          passes=proof.passes,
       )
-      advance(1)
-    return [replies[request.id] for request in requests]
+    return verdicts
+
+
+def _tokens(reading: reading_lib.Reading) -> list[int]:
+  """Returns of a trunk what its probes may see."""
+  anchor = reading.trunk.tail(reading.num_cuts).anchor
+  return reading.trunk.tokens[:anchor].tolist()
+
+
+def _size(group: Sequence[int], trunks: Sequence[list[int]]) -> int:
+  return sum(len(trunks[i]) for i in group)
+
+
+def _halves(group: list[int]) -> list[list[int]]:
+  """Returns a group as two, the one that comes first last."""
+  middle = (len(group) + 1) // 2
+  return [group[middle:], group[:middle]]

@@ -114,10 +114,17 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """A finished search: its cut and all verdicts on the way, by length."""
+  """A finished search: its cut and all verdicts on the way, by length.
+
+  Attributes:
+    cut: Where it ended.
+    verdicts: What the judge said.
+    proofs: What continuations said of cuts that it proposed.
+  """
 
   cut: Cut
   verdicts: Mapping[int, Verdict]
+  proofs: Mapping[int, Verdict] = dataclasses.field(default_factory=dict)
 
 
 def find(name: str, pick: rules.Pick = rules.first) -> Callable[[int], Search]:
@@ -155,7 +162,14 @@ def lockstep(
   Returns:
     What was found for each trace, by id.
   """
-  searches = {id_: search(n) for id_, n in num_sentences.items()}
+  return drive({id_: search(n) for id_, n in num_sentences.items()}, judge)
+
+
+def drive(
+    searches: Mapping[str, Search],
+    judge: Callable[[Sequence[Probe]], Sequence[Verdict]],
+) -> dict[str, Found]:
+  """Runs searches that have not begun, one call of the judge per round."""
   verdicts: dict[str, dict[int, Verdict]] = {id_: {} for id_ in searches}
   found, wanted = {}, {}
 

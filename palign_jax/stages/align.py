@@ -8,27 +8,15 @@ from typing import Any
 
 from palign_jax.core import errors, parts as parts_lib
 from palign_jax.data import ids
-from palign_jax.stages import context as context_lib, truncate
-from palign_jax.text import prompts
+from palign_jax.stages import context as context_lib, truncate, turns
 
 FILE = 'align/completions.jsonl'
 
 
 def check(context: context_lib.Context) -> None:
   """Raises if the stage cannot run with this config."""
-  prompts.align(context.settings.prompts.align, '', '')
-  prompts.answer(context.settings.prompts.answer, '')
+  turns.check(context)
   context.describe('student')
-
-
-def prompt(context: context_lib.Context, row: Mapping[str, Any]) -> str:
-  """Returns the rendered text that the student reads for a prefix."""
-  names = context.settings.prompts
-  chat = context.describe('student').tokenizer.chat
-  question, prefix = row['question'], row['sufficient_reasoning']
-  if context.settings.align.mode == 'draft':
-    return chat.prompt(prompts.align(names.align, question, prefix))
-  return chat.prompt(prompts.answer(names.answer, question), prefix)
 
 
 def read(context: context_lib.Context) -> list[dict[str, Any]]:
@@ -61,7 +49,9 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
     for row in kept:
       missing = [i for i in range(a.n) if name(row['id'], i) not in parts]
       if missing:
-        text, key = prompt(context, row), ('align', row['id'])
+        question, prefix = row['question'], row['sufficient_reasoning']
+        text = turns.prompt(context, question, prefix)
+        key = ('align', row['id'])
         asks += [
             context_lib.ask(student, row['id'], i, text, key) for i in missing
         ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from palign_jax.core import jsonl, progress
 from palign_jax.grading import verify
-from palign_jax.stages import align, context as context_lib, truncate
+from palign_jax.stages import align, context as context_lib, truncate, turns
 from palign_jax.text import prompts
 
 TRAIN = 'assemble/train.jsonl'
@@ -88,21 +88,16 @@ def _grade(
     grader: verify.Grader,
     completions: Sequence[Row],
 ) -> list[verify.Verdict]:
-  """Grades the turn that the student ended: Eq. 9.
-
-  With `draft` that is its reply alone.  With `prefill` the prefix is part of
-  the turn: an answer may begin in it and end in the student's words.
-  """
-  own = context.settings.align.mode == 'draft'
+  """Grades what the student ended: Eq. 9."""
   items = [
-      (r.get('answer'), r['output'] if own else _turn(r)) for r in completions
+      (
+          row.get('answer'),
+          turns.graded(context, row['sufficient_reasoning'], row['output']),
+      )
+      for row in completions
   ]
   with progress.bar('Grading completions', len(items)) as advance:
     return grader.grade(items, advance=advance)
-
-
-def _turn(row: Row) -> str:
-  return row['sufficient_reasoning'] + row['output']
 
 
 def _reason(row: Row, verdict: verify.Verdict, unverifiable: str) -> str:

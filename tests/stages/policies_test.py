@@ -346,19 +346,6 @@ def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start):
   assert (facts['examples'], facts['too_long']) == (4, 1)
 
 
-def test_a_row_tells_of_a_search_that_found_nothing():
-  """The most probable of verdicts without probability is the longest."""
-  verdicts = {1: search.Verdict(False), 2: search.Verdict(False)}
-  trace = {'id': 'a', 'answer': '1', 'question': 'q', 'Long-CoT': 'A. B. C.'}
-
-  class Choice:
-    none_enough = 'most_probable'
-
-  found = search.Found(search.Cut(None), verdicts)
-  row = truncate._row(trace, [2, 5, 8], found, Choice)
-  assert row['sufficient_reasoning'] == 'A. B.'
-
-
 def test_training_on_nothing_is_an_error(start):
   with pytest.raises(errors.DataError, match='nothing to train on; assemble/r'):
     start(['sft'], files={'assemble/train.jsonl': []})

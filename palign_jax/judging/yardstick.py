@@ -1,0 +1,252 @@
+"""How good are the cheap judges, measured by the dear one?
+
+From several cuts of some traces K continuations are drawn and graded.  What a
+judge says of these cuts is held against what became of them: AUROC, the chance
+that a cut that passes scores above one that fails.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from palign_jax.core import keys
+from palign_jax.judging import (
+    judge as judge_lib,
+    reading as reading_lib,
+    rules,
+    search as search_lib,
+    verified,
+)
+
+Row = dict[str, Any]
+# What a row calls each judge's score.
+JUDGES = {'label': 'margin', 'prior': 'corrected', 'isotonic': 'isotonic'}
+_RESAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """Rows of cuts, and what it cost to judge them.
+
+  Attributes:
+    rows: One per cut.
+    tokens: Computed, by judge.
+    seconds: Taken, by judge; programs that were compiled on the way included.
+  """
+
+  rows: list[Row]
+  tokens: Mapping[str, int]
+  seconds: Mapping[str, float]
+
+
+def sample(names: Sequence[str], num: int, seed: int) -> list[str]:
+  """Returns `num` of the names, the same ones whatever their order."""
+  draw = lambda name: keys.digest(seed, 'yardstick', name)
+  return sorted(sorted(names, key=draw)[:num])
+
+
+def places(total: int, chosen: int | None, num: int) -> list[int]:
+  """Returns `num` lengths evenly up to `total`, and the chosen one."""
+  even = {max(round(total * i / num), 1) for i in range(1, num + 1)}
+  return sorted(even | ({chosen} if chosen else set()))
+
+
+def measure(
+    readings: Sequence[reading_lib.Reading],
+    chosen: Mapping[str, int | None],
+    judge: judge_lib.LabelJudge,
+    verifier: verified.Verifier,
+    *,
+    num_cuts: int,
+    k: int,
+) -> Measured:
+  """Judges cuts of traces in every way.
+
+  Args:
+    readings: Of `judge`; traces with verifiable answers.
+    chosen: Which cut of each the run has taken; None for none.
+    judge: Without calibration.
+    verifier: Draws and grades continuations.
+    num_cuts: Of each trace, beside the chosen one.
+    k: Continuations of each.
+  """
+  lengths = {
+      r.trace.id: places(r.num_cuts, chosen.get(r.trace.id), num_cuts)
+      for r in readings
+  }
+  meter = _Meter()
+  ask = lambda of: {
+      name: found.verdicts
+      for name, found in judge.search(
+          readings, lambda r: search_lib.ask(of(r)), lambda count: None
+      ).items()
+  }
+  with meter.of('label', judge):
+    labels = ask(lambda r: lengths[r.trace.id])
+  with meter.of('prior', judge):
+    empty = ask(lambda r: [0])
+  with meter.of('isotonic', judge):
+    curves = ask(lambda r: range(1, r.num_cuts + 1))
+  cuts = [(r.trace, n) for r in readings for n in lengths[r.trace.id]]
+  with meter.of('rollouts', verifier):
+    proofs = verifier.judge(cuts, k)
+  fitted = {
+      r.trace.id: rules.fit_isotonic(
+          [curves[r.trace.id][n].p_enough for n in range(1, r.num_cuts + 1)]
+      )
+      for r in readings
+  }
+  totals = {r.trace.id: r.num_cuts for r in readings}
+  rows = []
+  for (trace, n), proof in zip(cuts, proofs, strict=True):
+    verdict, prior = labels[trace.id][n], empty[trace.id][0].margin
+    rows.append(
+        {
+            'id': trace.id,
+            'sentences': n,
+            'total_sentences': totals[trace.id],
+            'chosen': n == chosen.get(trace.id),
+            'p_enough': verdict.p_enough,
+            'margin': verdict.margin,
+            'prior': prior,
+            'corrected': verdict.margin - prior,
+            'isotonic': float(fitted[trace.id][n - 1]),
+            'k': proof.rollouts,
+            'passes': proof.passes,
+            'label': int(proof.enough),
+        }
+    )
+  # The prior is asked beside the label.
+  for counts in (meter.tokens, meter.seconds):
+    counts['prior'] += counts['label']
+  return Measured(rows, meter.tokens, meter.seconds)
+
+
+class _Meter:
+  """Tokens and seconds by name."""
+
+  def __init__(self):
+    self.tokens: dict[str, int] = {}
+    self.seconds: dict[str, float] = {}
+
+  @contextlib.contextmanager
+  def of(self, name: str, worker: Any) -> Iterator[None]:
+    """Counts what `worker` does meanwhile; it has `num_tokens`."""
+    start, tokens = time.monotonic(), worker.num_tokens
+    yield
+    self.tokens[name] = worker.num_tokens - tokens
+    self.seconds[name] = time.monotonic() - start
+
+
+def facts(measured: Measured, seed: int) -> dict[str, Any]:
+  """Returns what a summary says of a measurement."""
+  rows = measured.rows
+  num = len({row['id'] for row in rows})
+  each = lambda name: {
+      'tokens_per_trace': round(measured.tokens[name] / max(num, 1)),
+      'seconds_per_trace': round(measured.seconds[name] / max(num, 1), 4),
+  }
+  early, judged = too_early(rows)
+  return {
+      'traces': num,
+      'cuts': len(rows),
+      'rollouts': sum(row['k'] for row in rows),
+      'passing': _mean([row['label'] for row in rows]),
+      'passes': _mean([row['passes'] / max(row['k'], 1) for row in rows]),
+      'too_early': early,
+      'chosen': judged,
+      'judges': {
+          **{
+              name: {**_auroc(rows, field, seed), **each(name)}
+              for name, field in JUDGES.items()
+          },
+          'rollouts': each('rollouts'),
+      },
+  }
+
+
+def _mean(values: Sequence[float]) -> float:
+  return round(sum(values) / max(len(values), 1), 4)
+
+
+def too_early(rows: Sequence[Row]) -> tuple[int, int]:
+  """Counts chosen cuts that fail while a longer cut passes.
+
+  Returns:
+    How many, and of how many chosen cuts.
+  """
+  passing: dict[str, int] = {}  # The longest cut that passes.
+  for row in rows:
+    if row['label']:
+      name = row['id']
+      passing[name] = max(passing.get(name, 0), row['sentences'])
+  chosen = [row for row in rows if row['chosen']]
+  early = [
+      row
+      for row in chosen
+      if not row['label'] and passing.get(row['id'], 0) > row['sentences']
+  ]
+  return len(early), len(chosen)
+
+
+def _auroc(rows: Sequence[Row], field: str, seed: int) -> dict[str, Any]:
+  scores = np.array([row[field] for row in rows], np.float64)
+  labels = np.array([row['label'] for row in rows], bool)
+  names = [row['id'] for row in rows]
+  value = auroc(scores, labels)
+  low, high = interval(scores, labels, names, seed)
+  rounded = lambda x: None if x is None else round(x, 4)
+  return {
+      'auroc': rounded(value),
+      'low': rounded(low),
+      'high': rounded(high),
+  }
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float | None:
+  """Returns the chance that a success scores above a failure (ties: half).
+
+  None if there are not both.
+  """
+  good, bad = scores[labels], np.sort(scores[~labels])
+  if not len(good) or not len(bad):
+    return None
+  below = np.searchsorted(bad, good, 'left')
+  not_above = np.searchsorted(bad, good, 'right')
+  return float((below + not_above).mean() / 2 / len(bad))
+
+
+def interval(
+    scores: np.ndarray, labels: np.ndarray, names: Sequence[str], seed: int
+) -> tuple[float | None, float | None]:
+  """Returns the middle 95% of AUROC under resampling of traces.
+
+  Cuts of one trace are no independent observations, so whole traces are drawn.
+
+  Args:
+    scores: Of each cut.
+    labels: Whether it passes.
+    names: Its trace.
+    seed: Of the draws.
+  """
+  by_trace: dict[str, list[int]] = {}
+  for i, name in enumerate(names):
+    by_trace.setdefault(name, []).append(i)
+  groups = [np.array(group) for group in by_trace.values()]
+  if len(groups) < 2:
+    return None, None
+  rng, values = np.random.default_rng(seed), []
+  for _ in range(_RESAMPLES):
+    drawn = rng.integers(0, len(groups), len(groups))
+    picked = np.concatenate([groups[i] for i in drawn])
+    value = auroc(scores[picked], labels[picked])
+    if value is not None:
+      values.append(value)
+  if not values:
+    return None, None
+  low, high = np.quantile(values, (0.025, 0.975))
+  return float(low), float(high)

@@ -1,0 +1,188 @@
+"""The judges that a config asks for, made of the student."""
+
+import contextlib
+import functools
+from typing import Any
+
+from palign_jax.core import errors
+from palign_jax.grading import verify
+from palign_jax.judging import (
+    calibration as calibration_lib,
+    judge as judge_lib,
+    labels,
+    reading as reading_lib,
+    reply,
+    reread,
+    scorer as scorer_lib,
+    search,
+    trace as trace_lib,
+    trunk_scorer,
+    verified,
+)
+from palign_jax.parallel import memory
+from palign_jax.stages import context as context_lib, settings, turns
+from palign_jax.text import sentences
+
+_LABEL_ROOM = 8  # Tokens of a label, at most.
+
+
+def check(context: context_lib.Context) -> None:
+  """Raises if the judges cannot be made, without loading a weight."""
+  t, student = context.settings.truncate, context.describe('student')
+  search.find(t.search)
+  if t.verdict != 'generate' or t.yardstick.traces:
+    labels.find(student.tokenizer)
+  if roll_out(t):
+    turns.check(context)
+  calibration(t)
+  empty = trace_lib.Trace('', '', '', ())
+  name, most = context.settings.prompts.judge, limit(context, t.verdict)
+  length = len(reading_lib.prompt_tokens(student.tokenizer, name, empty, 0))
+  if length >= most:
+    raise errors.ConfigError(
+        f'config.prompts.judge: {name!r} takes {length} tokens before a'
+        f' question or prefix is in it, the context leaves {most}; take a'
+        ' shorter prompt, a student of more positions, or a lower'
+        ' config.truncate.max_tokens.'
+    )
+
+
+def roll_out(t: settings.Truncate) -> bool:
+  """Returns whether the student's continuations are asked for anything."""
+  in_doubt = t.abstained == 'verify' and t.abstain > 0
+  return t.verdict == 'verified' or in_doubt or t.yardstick.traces > 0
+
+
+def calibration(t: settings.Truncate) -> calibration_lib.Calibration:
+  """Returns what turns log-odds into verdicts.
+
+  Raises:
+    DataError: If it cannot be fitted.
+  """
+  raw = calibration_lib.Calibration(t.threshold, t.calibration == 'prior')
+  if not t.calibration_rows:
+    return raw
+  return calibration_lib.fitted(raw, t.calibration_rows, t.calibration_fit)
+
+
+def limit(context: context_lib.Context, verdict: str) -> int:
+  """Returns how many tokens a judge's prompt may have."""
+  t = context.settings.truncate
+  room = t.max_tokens if verdict == 'generate' else _LABEL_ROOM
+  return context.describe('student').model.max_positions - room
+
+
+def trace(row: dict[str, Any], splitter: str) -> trace_lib.Trace:
+  """Returns a row of the file with the places where it may be cut."""
+  text = row['Long-CoT']
+  ends = sentences.cuts(text, splitter)
+  return trace_lib.Trace(row['id'], row['question'], text, ends, row['answer'])
+
+
+class Judges:
+  """One student in all its roles; each is made when it is first used."""
+
+  def __init__(self, context: context_lib.Context, stack: contextlib.ExitStack):
+    """`stack` closes what grades."""
+    self._context, self._stack = context, stack
+    self._settings, self._t = context.settings, context.settings.truncate
+    self._student = context.load('student')
+    self.calibration = calibration(self._t)
+
+  @functools.cached_property
+  def chosen(self) -> judge_lib.LabelJudge | reply.GenerateJudge:
+    """The judge that the config names."""
+    t = self._t
+    if t.verdict != 'generate':
+      in_doubt = t.abstained == 'verify' and t.abstain > 0
+      return self._labels(self.calibration, self.verifier if in_doubt else None)
+    return reply.GenerateJudge(
+        self._context.sampler(self._student, _drawing(t, 1, 1.0)),
+        self._student.tokenizer,
+        self._settings.prompts.judge,
+        seed=self._settings.seed,
+        max_tokens=t.max_tokens,
+    )
+
+  @functools.cached_property
+  def plain(self) -> judge_lib.LabelJudge:
+    """The labels as they are, for a yardstick."""
+    return self._labels(calibration_lib.Calibration(0.5), None)
+
+  @functools.cached_property
+  def verifier(self) -> verified.Verifier:
+    """The student's continuations, graded."""
+    v = self._t.verify
+    grader = verify.Grader(
+        num_workers=self._settings.compute.workers, limit_s=v.limit_s
+    )
+    return verified.Verifier(
+        self._context.sampler(
+            self._student, _drawing(v, v.k, v.repetition_penalty)
+        ),
+        self._student.tokenizer,
+        self._stack.enter_context(grader),
+        verified.Writing(
+            functools.partial(turns.prompt, self._context),
+            functools.partial(turns.graded, self._context),
+        ),
+        seed=self._settings.seed,
+        k=v.k,
+        pass_rate=v.pass_rate,
+        max_tokens=v.max_tokens,
+        max_positions=self._student.model.max_positions,
+    )
+
+  def _labels(self, calibration, verifier) -> judge_lib.LabelJudge:
+    return judge_lib.LabelJudge(
+        self._scorer,
+        self._student.tokenizer,
+        self._settings.prompts.judge,
+        calibration=calibration,
+        abstain=self._t.abstain,
+        verifier=verifier,
+    )
+
+  @functools.cached_property
+  def _scorer(self) -> judge_lib.Scorer:
+    compute, student = self._settings.compute, self._student
+    model = student.params, student.model.config
+    same = dict(mesh=self._context.mesh, dtype=student.dtype)
+    if not compute.shared_trunk:
+      return reread.RereadScorer(
+          scorer_lib.Scorer(*model, max_tokens=compute.judge_tokens, **same)
+      )
+    return trunk_scorer.TrunkScorer(
+        *model,
+        budget=memory.budget(compute.memory_gib, self._context.mesh),
+        judge_tokens=compute.judge_tokens,
+        **same,
+    )
+
+  def facts(self, clock: context_lib.Clock) -> dict[str, Any]:
+    """Returns what the summary says of judging itself."""
+    compute, tokens = self._settings.compute, self.chosen.num_tokens
+    facts: dict[str, Any] = {
+        'judge_tokens': compute.judge_tokens,
+        'shared_trunk': compute.shared_trunk,
+        'prompt_tokens': self.chosen.prompt_tokens,
+    }
+    if self._t.verdict != 'generate':
+      facts['trunk_tokens'] = self.chosen.trunk_tokens
+      facts['calibration'] = self.calibration.facts()
+    if 'verifier' in self.__dict__:
+      tokens += self.verifier.num_tokens
+    return {**facts, **clock.rates(tokens)}
+
+
+def _drawing(
+    d: settings.Truncate | settings.Verify, n: int, repetition_penalty: float
+) -> settings.Drawing:
+  return settings.Drawing(
+      n=n,
+      temperature=d.temperature,
+      top_k=0,
+      top_p=d.top_p,
+      repetition_penalty=repetition_penalty,
+      max_tokens=d.max_tokens,
+  )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from palign_jax.models import attention, config as config_lib, layers, rope
+from palign_jax.models import config as config_lib, kernels, layers, rope
 
 Params = dict[str, Any]
 # Per layer, keys [B K H S] and values [B K S H].
@@ -189,6 +189,7 @@ def hidden(
     dtype: DTypeLike,
     lora_scale: float = 0.0,
     remat: Remat = 'none',
+    backend: kernels.Backend = kernels.XLA,
 ) -> Float[Array, 'B T D']:
   """Returns the stream after the final norm: `logits` of it are the model's.
 
@@ -202,10 +203,11 @@ def hidden(
     dtype: Of the computation, and of the result.
     lora_scale: alpha / rank of the adapters.
     remat: 'full' recomputes each layer in the backward pass.
+    backend: Who computes attention.
   """
 
   def attend(_, q, k, v):
-    return attention.causal(q, k, v, segments), None
+    return kernels.causal(backend, q, k, v, segments), None
 
   x = _embed(params, tokens, dtype)
   x, _ = _run(
@@ -236,6 +238,7 @@ def prefill(
     capacity: int,
     dtype: DTypeLike,
     lora_scale: float = 0.0,
+    backend: kernels.Backend = kernels.XLA,
 ) -> tuple[Float[Array, 'B D'], Cache]:
   """Reads prompts, padded on the right, into a new cache.
 
@@ -247,6 +250,7 @@ def prefill(
     capacity: S, at least T.
     dtype: Of the computation and of the cache.
     lora_scale: alpha / rank of the adapters.
+    backend: Who computes attention.
 
   Returns:
     The stream at each prompt's last token, and the cache.
@@ -257,7 +261,7 @@ def prefill(
     widths = ((0, 0), (0, capacity - T), (0, 0), (0, 0))
     keys = jnp.pad(k, widths).transpose(0, 2, 3, 1)
     values = jnp.pad(v, widths).transpose(0, 2, 1, 3)
-    return attention.causal(q, k, v, None), (keys, values)
+    return kernels.causal(backend, q, k, v, None), (keys, values)
 
   positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), tokens.shape)
   x = _embed(params, tokens, dtype)
@@ -279,6 +283,7 @@ def decode(
     *,
     dtype: DTypeLike,
     lora_scale: float = 0.0,
+    backend: kernels.Backend = kernels.XLA,
 ) -> tuple[Float[Array, 'B D'], Cache]:
   """Reads one token per row beside a cache.
 
@@ -293,6 +298,7 @@ def decode(
     cache: Donated: do not use it again.
     dtype: Of the computation.
     lora_scale: alpha / rank of the adapters.
+    backend: Who computes attention.
 
   Returns:
     The stream at these tokens, and the cache.
@@ -303,7 +309,7 @@ def decode(
     keys, values = cache[i]
     keys = put(keys, k.transpose(0, 2, 3, 1).astype(keys.dtype), slot, 3)
     values = put(values, v.swapaxes(1, 2).astype(values.dtype), slot, 2)
-    out = attention.cached(q[:, 0], keys, values, valid)
+    out = kernels.cached(backend, q[:, 0], keys, values, valid)
     return out[:, None], (keys, values)
 
   x = _embed(params, tokens, dtype)[:, None]

@@ -117,10 +117,11 @@ def causal(
   Raises:
     ConfigError: If the named backend cannot take these inputs.
   """
-  cudnn = kernels_cudnn.refusal(q.dtype, q.shape[-1])
+  uneven = _uneven(backend.mesh, q.shape[0], k.shape[2])
+  cudnn = uneven or kernels_cudnn.refusal(q.dtype, q.shape[-1])
   if segments is not None:
     cudnn = 'it cannot keep the sequences of packed rows apart'
-  name = backend.pick('causal', {'cudnn': cudnn})
+  name = backend.pick('causal', {'cudnn': cudnn, 'pallas': uneven})
   if name == 'xla':
     return attention.causal(q, k, v, segments)
   if name == 'cudnn':
@@ -152,7 +153,8 @@ def cached(
   Raises:
     ConfigError: If the named backend cannot take these inputs.
   """
-  if backend.pick('cached', {'pallas': _slots(k.shape[3])}) != 'pallas':
+  pallas = _uneven(backend.mesh, *k.shape[:2]) or _odd(k.shape[3])
+  if backend.pick('cached', {'pallas': pallas}) != 'pallas':
     return attention.cached(q, k, v, valid)
   kernel = functools.partial(kernels_cache.cached, interpret=backend.interpret)
   specs = (_CACHE, _CACHE, _CACHE, _ROWS)
@@ -182,11 +184,15 @@ def beside(
     seen: How many tokens of it each fork sees.
 
   Raises:
-    ConfigError: If the named backend cannot take these inputs.
+    ConfigError: If the named backend cannot take these inputs, or if rows or
+      heads do not split over the mesh.
   """
+  uneven = _uneven(backend.mesh, k.shape[0], k.shape[3])
+  if uneven:
+    raise errors.ConfigError(f'attention: {uneven}; change config.mesh.')
   refusals = {
       'cudnn': kernels_cudnn.refusal(q.dtype, q.shape[-1]),
-      'pallas': _slots(keys.shape[3]),
+      'pallas': _odd(keys.shape[3]),
   }
   kernels = {
       'xla': attention.beside,
@@ -201,9 +207,21 @@ def beside(
   return _each(backend, kernel, specs, _FORKS)(*args)
 
 
-def _slots(S: int) -> str | None:
+def _odd(S: int) -> str | None:
   if S % kernels_cache.LANES:
     return f'a cache of {S} slots is no multiple of {kernels_cache.LANES}'
+  return None
+
+
+def _uneven(mesh: Mesh | None, num_rows: int, num_heads: int) -> str | None:
+  """Returns why devices cannot each take their rows and heads."""
+  if mesh is None:
+    return None
+  rows, heads = mesh_lib.num_row_shards(mesh), mesh.shape['tensor']
+  if num_rows % rows:
+    return f'{num_rows} rows do not split {rows} ways over data and fsdp'
+  if num_heads % heads:
+    return f'{num_heads} key-value heads do not split {heads} ways over tensor'
   return None
 
 
@@ -212,27 +230,6 @@ def _each(backend: Backend, kernel: Callable, specs, out) -> Callable:
   mesh = backend.mesh
   if mesh is None or mesh.size == 1:
     return kernel
-
-  def run(*args):
-    for x, spec in zip(args, specs, strict=True):
-      _check(mesh, x.shape, spec)
-    return jax.shard_map(
-        kernel, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
-    )(*args)
-
-  return run
-
-
-def _check(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec):
-  rows = mesh_lib.num_row_shards(mesh)
-  if shape[0] % rows:
-    raise errors.ConfigError(
-        f'attention: {shape[0]} rows do not split {rows} ways over'
-        " ('data', 'fsdp'); change config.mesh or the number of rows."
-    )
-  heads = shape[spec.index('tensor')] if 'tensor' in spec else 0
-  if heads % mesh.shape['tensor']:
-    raise errors.ConfigError(
-        f'attention: {heads} heads do not split {mesh.shape["tensor"]} ways'
-        " over 'tensor'; change config.mesh."
-    )
+  return jax.shard_map(
+      kernel, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
+  )

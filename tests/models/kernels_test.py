@@ -195,10 +195,12 @@ def test_each_device_attends_with_its_rows_and_heads():
   every = jnp.arange(4, dtype=jnp.int32)
   close(got, attend(kernels.XLA, q, k, k, *trunks, every, seen))
 
-  with pytest.raises(errors.ConfigError, match='3 rows do not split 4 ways'):
-    kernels.causal(backend, *(normal(3, 8, K, H),) * 3, None)
-  with pytest.raises(errors.ConfigError, match='3 heads do not split 2 ways'):
-    kernels.causal(backend, *(normal(4, 8, 3, H),) * 3, None)
+  for shape, why in (
+      ((3, 8, K, H), '3 rows do not split 4 ways over data and fsdp'),
+      ((4, 8, 3, H), '3 key-value heads do not split 2 ways over tensor'),
+  ):
+    with pytest.raises(errors.ConfigError, match=why):
+      kernels.causal(backend, *(normal(*shape),) * 3, None)
 
 
 # Who computes.
@@ -206,7 +208,8 @@ def test_each_device_attends_with_its_rows_and_heads():
 
 def fake_mesh(platform, kind):
   device = mock.Mock(platform=platform, device_kind=kind)
-  return mock.Mock(spec=Mesh, devices=np.array([device]))
+  one = dict.fromkeys(AXES, 1)
+  return mock.Mock(spec=Mesh, devices=np.array([device]), shape=one, size=1)
 
 
 @pytest.mark.parametrize(

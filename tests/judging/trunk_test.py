@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, HealthCheck, settings, strategies as st
 import numpy as np
 import pytest
 import tokenizers
@@ -29,6 +29,10 @@ _REGEX = (
 )
 _SPLIT = pre_tokenizers.Split(tokenizers.Regex(_REGEX), 'isolated')
 _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+_CHARACTERS = pre_tokenizers.Split(tokenizers.Regex(r'[\s\S]'), 'isolated')
+_NFC = normalizers.NFC()
+# Other work on the machine makes no test fail.
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _QUESTION = 'Is {prefix} 7? <|im_end|> [ENOUGH]'
 TEXTS = (
     'Wait, 12 plus 7 is 19. Yes, it is. So the answer is \\boxed{19}.\n\n',
@@ -111,7 +115,8 @@ def _prefix_space():
 
 
 MAKERS = {
-    'nfc': lambda: _bytes(_SPLIT, _BYTES, normalizer=normalizers.NFC()),
+    'nfc': lambda: _bytes(_SPLIT, _BYTES, normalizer=_NFC),
+    'characters': lambda: _bytes(_CHARACTERS, _BYTES, normalizer=_NFC),
     'nfkd': lambda: _bytes(_SPLIT, _BYTES, normalizer=normalizers.NFKD()),
     'several splits': _digits_and_scripts,
     'prefix space': _prefix_space,
@@ -196,18 +201,19 @@ def cut_traces(draw):
 
 @pytest.mark.parametrize('template', TEMPLATES)
 @pytest.mark.parametrize('name', MAKERS)
-@settings(deadline=None, max_examples=25)
+@settings(SETTINGS, max_examples=20)
 @given(cut=cut_traces(), prompt=st.sampled_from(sorted(prompts.JUDGE)))
 @example(cut=(TEXTS[0], [22, 34, 61]), prompt='code')
 @example(cut=('a\u0301\u0323b ' * 9, list(range(1, 36))), prompt='paper')
-@example(cut=('so a b it is. So<|im_end', [13, 16, 24]), prompt='paper')
+@example(cut=('so a b it is. So no<|im_end', [16, 27]), prompt='paper')
+@example(cut=('a q\u0301\u0323 b, c\u0301\u0323', [3, 8, 10]), prompt='paper')
 @example(cut=('a b yes', [7]), prompt='paper')
 @example(cut=('wait ' * 9, [4, 5, 14, 44]), prompt='paper')
 def test_equals_the_prompt_alone(load, name, template, cut, prompt):
   check(load(name, template), prompt, _QUESTION, *cut, shared=(5, 3))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(SETTINGS, max_examples=50)
 @given(
     cut=cut_traces(),
     question=TRACES,

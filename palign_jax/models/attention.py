@@ -1,4 +1,4 @@
-"""Grouped-query attention: over one's own sequence, and over a cache.
+"""Grouped-query attention: over one's own sequence, over a cache, over both.
 
 Scores and softmax are float32 whatever the inputs are.  Nothing of size T x T
 is built: queries go in blocks, and a block sees only the keys up to its end.
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 _BLOCK = 64  # Queries at a time; small, as nothing after a block is read.
 _EXTENTS = 8  # Key lengths compiled for; more save work, less compile time.
+_KEYS = 256  # Keys of a cache at a time, in `beside`.
 
 
 def causal(
@@ -125,3 +126,98 @@ def cached(
   score_BKGS = jnp.where(valid[:, None, None], score_BKGS, jnp.float32(-1e30))
   p_BKGS = jax.nn.softmax(score_BKGS, axis=-1).astype(v.dtype)
   return jnp.einsum('BKGS,BKSH->BKGH', p_BKGS, v).reshape(B, N, H)
+
+
+def beside(
+    q: Float[Array, 'B M T N H'],
+    k: Float[Array, 'B M T K H'],
+    v: Float[Array, 'B M T K H'],
+    keys: Float[Array, 'R K H S'],
+    values: Float[Array, 'R K S H'],
+    rows: Int[Array, ' B'],
+    seen: Int[Array, 'B M'],
+) -> Float[Array, 'B M T N H']:
+  """Attends to the beginning of a cached trunk, and causally to one's own fork.
+
+  M forks leave each trunk; they see nothing of one another.  The two parts are
+  merged by log-sum-exp, and the trunk is read in blocks up to the longest that
+  any fork sees: a block beyond a fork's own part changes none of its bits.
+
+  Args:
+    q: Queries, rotated.
+    k: Keys of the forks' own tokens, rotated.
+    v: Their values.
+    keys: Of all trunks, rotated; S is a multiple of 256, or below it.
+    values: Of all trunks.
+    rows: Which trunk each of the B rows reads.
+    seen: How many tokens of it each fork sees.
+  """
+  B, M, T, N, H = q.shape
+  K, S = k.shape[3], keys.shape[3]
+  G, size = N // K, min(_KEYS, S)
+  q = (q * q.dtype.type(H**-0.5)).reshape(B, M, T, K, G, H)
+  q = q.transpose(0, 3, 1, 4, 2, 5)  # B K M G T H
+  state = own_part(q, k, v)
+  q_ZQH = q.reshape(B * K, M * G * T, H)
+  limit = jnp.repeat(jnp.repeat(seen, K, axis=0), G * T, axis=1)[:, :, None]
+
+  def step(i, state):
+    top, total, out = state
+    begin = i * size
+    cut = jax.lax.dynamic_slice
+    pick = lambda x, at, shape: jnp.concatenate(
+        [cut(x, (rows[b], 0, *at), (1, K, *shape)) for b in range(B)]
+    ).reshape(B * K, *shape)
+    zero = jnp.zeros_like(begin)
+    k_ZHS = pick(keys, (zero, begin), (H, size))
+    v_ZSH = pick(values, (begin, zero), (size, H))
+    score = jnp.einsum(
+        'ZQH,ZHS->ZQS', q_ZQH, k_ZHS, preferred_element_type=jnp.float32
+    )
+    place = (begin + jnp.arange(size, dtype=jnp.int32))[None, None]
+    score = jnp.where(place < limit, score, jnp.float32(-1e30))
+    new_top = jnp.maximum(top, jnp.max(score, axis=-1, keepdims=True))
+    old, p = jnp.exp(top - new_top), jnp.exp(score - new_top)
+    add = jnp.einsum(
+        'ZQS,ZSH->ZQH',
+        p.astype(v_ZSH.dtype),
+        v_ZSH,
+        preferred_element_type=jnp.float32,
+    )
+    total = total * old + jnp.sum(p, axis=-1, keepdims=True)
+    return new_top, total, out * old + add
+
+  num_blocks = (jnp.max(seen) + size - 1) // size
+  _, total, out = jax.lax.fori_loop(0, num_blocks, step, state)
+  out = (out / total).astype(v.dtype).reshape(B, K, M, G, T, H)
+  return out.transpose(0, 2, 4, 1, 3, 5).reshape(B, M, T, N, H)
+
+
+def own_part(q, k, v):
+  """Returns the running softmax [B*K M*G*T .] over each fork's own tokens.
+
+  Its parts are the greatest score, the sum of exponentials below it, and their
+  sum times values, all float32.
+  """
+  B, K, M, G, T, H = q.shape
+  heads = lambda x: x.transpose(0, 3, 1, 2, 4).reshape(B * K * M, T, H)
+  score = jnp.einsum(
+      'YTH,YSH->YTS',
+      q.reshape(B * K * M, G * T, H),
+      heads(k),
+      preferred_element_type=jnp.float32,
+  ).reshape(B * K * M, G, T, T)
+  place = jnp.arange(T, dtype=jnp.int32)
+  mask = (place[:, None] >= place[None])[None, None]
+  score = jnp.where(mask, score, jnp.float32(-1e30))
+  top = jnp.max(score, axis=-1, keepdims=True)
+  p = jnp.exp(score - top)
+  out = jnp.einsum(
+      'YTS,YSH->YTH',
+      p.reshape(B * K * M, G * T, T).astype(v.dtype),
+      heads(v),
+      preferred_element_type=jnp.float32,
+  )
+  total = jnp.sum(p, axis=-1, keepdims=True)
+  flat = lambda x: x.reshape(B * K, M * G * T, -1)
+  return flat(top), flat(total), flat(out)

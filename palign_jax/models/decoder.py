@@ -5,8 +5,8 @@ is a function of such a tree, so `jax.jit`, `lax.scan`, `jax.checkpoint` and
 shardings apply as to any other.
 
 `params['layers']` is stacked on a leading axis L and scanned over; `unstack`
-turns it into a tuple of layers, which the functions below unroll.  Decoding
-wants the second form: a scan would copy each layer's cache in and out.
+turns it into a tuple of layers, which the functions below unroll.  Caches want
+the second form: a scan would copy each layer's cache in and out.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from typing import Any, Literal
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -104,13 +105,26 @@ def logical_axes(config: config_lib.ModelConfig, rank: int = 0) -> Params:
 
 
 def unstack(params: Params) -> Params:
-  """Returns the same weights with `layers` as a tuple, one tree per layer."""
+  """Returns the same weights with `layers` as a tuple, one tree per layer.
+
+  Each lies where its stack lay.  Weights that are unstacked are left alone.
+  """
   stack = params['layers']
+  if isinstance(stack, tuple):
+    return params
+
+  def place(x):
+    where = getattr(x, 'sharding', None)
+    if not isinstance(where, NamedSharding):
+      return None
+    return NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+
   num_layers = len(jax.tree.leaves(stack)[0])
-  each = tuple(
+  split = lambda stack: tuple(
       jax.tree.map(lambda x, i=i: x[i], stack) for i in range(num_layers)
   )
-  return {**params, 'layers': each}
+  where = (jax.tree.map(place, stack),) * num_layers
+  return {**params, 'layers': jax.jit(split, out_shardings=where)(stack)}
 
 
 def _block(config: config_lib.ModelConfig, layer: Params) -> layers.Block:
@@ -120,6 +134,14 @@ def _block(config: config_lib.ModelConfig, layer: Params) -> layers.Block:
   state = jax.tree.map(lambda v: v, state)
   nnx.replace_by_pure_dict(state, layer)
   return nnx.merge(graph, state)
+
+
+def _rotation(config: config_lib.ModelConfig, positions: Int[Array, 'B T']):
+  """Returns what turns queries and keys [B T N H] by their positions."""
+  cos, sin = rope.angles(
+      positions, config.head_dim, config.rope_theta, config.rope_scaling
+  )
+  return lambda y: rope.rotate(y, cos, sin)
 
 
 def _run(
@@ -146,10 +168,7 @@ def _run(
   Returns:
     The normalised stream, and what each layer kept: stacked, or as a tuple.
   """
-  cos, sin = rope.angles(
-      positions, config.head_dim, config.rope_theta, config.rope_scaling
-  )
-  rotate = lambda y: rope.rotate(y, cos, sin)
+  rotate = _rotation(config, positions)
 
   def step(x, numbered):
     i, layer = numbered
@@ -317,3 +336,198 @@ def decode(
       params, config, x, positions[:, None], attend, lora_scale=lora_scale
   )
   return x[:, 0], cache
+
+
+def extend(
+    params: Params,
+    config: config_lib.ModelConfig,
+    tokens: Int[Array, 'B T'],
+    positions: Int[Array, 'B T'],
+    attend: Callable,
+    *,
+    dtype: DTypeLike,
+    lora_scale: float = 0.0,
+) -> tuple[Float[Array, 'B T D'], Any]:
+  """Reads tokens whose attention, and what becomes of it, is the caller's.
+
+  Args:
+    params: Weights, unstacked.
+    config: The model.
+    tokens: Ids.
+    positions: Of each in its own sequence.
+    attend: (layer's number, q, k, v) -> (attended values, what to keep).
+    dtype: Of the computation.
+    lora_scale: alpha / rank of the adapters.
+
+  Returns:
+    The stream after the final norm, and what each layer kept.
+  """
+  x = _embed(params, tokens, dtype)
+  return _run(params, config, x, positions, attend, lora_scale=lora_scale)
+
+
+def new_cache(
+    config: config_lib.ModelConfig,
+    num_rows: int,
+    capacity: int,
+    dtype: DTypeLike,
+) -> Cache:
+  """Returns an empty cache for `num_rows` rows of `capacity` tokens."""
+  shape = num_rows, config.num_kv_heads
+  keys = jnp.zeros((*shape, config.head_dim, capacity), dtype)
+  values = jnp.zeros((*shape, capacity, config.head_dim), dtype)
+  return ((keys, values),) * config.num_layers
+
+
+# How a trunk's arrays lie on a mesh: rows, then heads.
+_ROWS = PartitionSpec(('data', 'fsdp'))
+CACHE = PartitionSpec(('data', 'fsdp'), 'tensor')
+
+
+def _store(mesh: Mesh, layer, k, v, rows, begins):
+  """Returns a layer's cache with new tokens [B T K H] in its rows."""
+
+  def put(keys, values, k, v, rows, begins):
+    k = k.transpose(0, 2, 3, 1).astype(keys.dtype)
+    v = v.swapaxes(1, 2).astype(values.dtype)
+    for b in range(len(k)):
+      row, begin, zero = rows[b], begins[b], jnp.int32(0)
+      put = jax.lax.dynamic_update_slice
+      keys = put(keys, k[b : b + 1], (row, zero, zero, begin))
+      values = put(values, v[b : b + 1], (row, zero, begin, zero))
+    return keys, values
+
+  args = (*layer, k, v, rows, begins)
+  if mesh.size == 1:
+    return put(*args)
+  own = PartitionSpec(('data', 'fsdp'), None, 'tensor')
+  return jax.shard_map(
+      put,
+      mesh=mesh,
+      in_specs=(CACHE, CACHE, own, own, _ROWS, _ROWS),
+      out_specs=(CACHE, CACHE),
+      check_vma=False,
+  )(*args)
+
+
+def grow(
+    params: Params,
+    config: config_lib.ModelConfig,
+    tokens: Int[Array, 'B T'],
+    rows: Int[Array, ' B'],
+    begins: Int[Array, ' B'],
+    cache: Cache,
+    *,
+    mesh: Mesh,
+    dtype: DTypeLike,
+    lora_scale: float = 0.0,
+) -> Cache:
+  """Reads the next T tokens of some of the trunks of a cache.
+
+  The last layer computes keys and values only: nothing else of it is read.
+
+  Args:
+    params: Weights, unstacked.
+    config: The model.
+    tokens: Of B trunks.
+    rows: Which rows of the cache they are; on a mesh, of the device's own.
+    begins: How many tokens each has there already.
+    cache: Donated: do not use it again.
+    mesh: Rows of the cache lie over data and fsdp, heads over tensor.
+    dtype: Of the computation.
+    lora_scale: alpha / rank of the adapters.
+  """
+  B, T = tokens.shape
+  positions = begins[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+  fork = lambda x: x[:, None]
+
+  backend = kernels.Backend('auto', mesh)
+
+  def attend(i, q, k, v):
+    # In this order the cache is changed in place; read first, it is copied.
+    trunk = _store(mesh, cache[i], k, v, rows, begins)
+    out = kernels.beside(
+        backend, *map(fork, (q, k, v)), *trunk, rows, fork(begins)
+    )
+    return out[:, 0], trunk
+
+  *layers_, last = params['layers']
+  x = _embed(params, tokens, dtype)
+  rotate = _rotation(config, positions)
+  kept = []
+  for i, layer in enumerate(layers_):
+    block = _block(config, layer)
+    x, keep = block(x, rotate, functools.partial(attend, i), lora_scale)
+    kept.append(keep)
+  k, v = _block(config, last).keys_values(x, rotate, lora_scale)
+  return *kept, _store(mesh, cache[-1], k, v, rows, begins)
+
+
+def forks(
+    params: Params,
+    config: config_lib.ModelConfig,
+    tokens: Int[Array, 'B M T'],
+    lengths: Int[Array, 'B M'],
+    rows: Int[Array, ' B'],
+    seen: Int[Array, 'B M'],
+    cache: Cache,
+    *,
+    mesh: Mesh,
+    dtype: DTypeLike,
+    lora_scale: float = 0.0,
+) -> Float[Array, 'B M D']:
+  """Reads texts that leave a cached trunk, each as if it were alone.
+
+  Args:
+    params: Weights, unstacked.
+    config: The model.
+    tokens: M texts per row, padded on the right.
+    lengths: Of each, in tokens, at least 1.
+    rows: Which rows of the cache they leave; on a mesh, of the device's own.
+    seen: After how many tokens of the trunk each leaves it.
+    cache: As `grow` made it.
+    mesh: See `grow`.
+    dtype: Of the computation.
+    lora_scale: alpha / rank of the adapters.
+
+  Returns:
+    The stream after the final norm at each text's last token.
+  """
+  B, M, T = tokens.shape
+  place = jnp.arange(T, dtype=jnp.int32)
+  positions = (seen[:, :, None] + place[None, None]).reshape(B, M * T)
+  apart = lambda x: x.reshape(B, M, T, *x.shape[2:])
+
+  backend = kernels.Backend('auto', mesh)
+
+  def attend(i, q, k, v):
+    out = kernels.beside(backend, *map(apart, (q, k, v)), *cache[i], rows, seen)
+    return out.reshape(B, M * T, *out.shape[3:]), None
+
+  x = _embed(params, tokens.reshape(B, M * T), dtype)
+  x, _ = _run(params, config, x, positions, attend, lora_scale=lora_scale)
+  last = (lengths - 1)[:, :, None, None]
+  return jnp.take_along_axis(apart(x), last, axis=2)[:, :, 0]
+
+
+def margins(
+    params: Params,
+    config: config_lib.ModelConfig,
+    x: Float[Array, '*B D'],
+    pairs: Int[Array, '*B 2'],
+) -> Float[Array, '*B']:
+  """Returns log p(first) - log p(second) of two next tokens, float32, in nats.
+
+  What makes probabilities sum to one cancels: of all logits two are computed.
+  """
+  if config.tied:
+    heads = params['embed']['table'][pairs]
+  else:
+    heads = jnp.moveaxis(params['lm_head']['kernel'][:, pairs], 0, -1)
+  both = jnp.einsum(
+      '...D,...iD->...i',
+      x,
+      heads.astype(x.dtype),
+      preferred_element_type=jnp.float32,
+  )
+  return both[..., 0] - both[..., 1]

@@ -132,12 +132,20 @@ class Block(nnx.Module):
       attend: (q, k, v) -> (attended values [B T N H], anything to keep).
       lora_scale: Factor on the adapters' part; not read without adapters.
     """
-    y = self.attn_norm(x)
-    q, k, v = (p(y, lora_scale) for p in (self.q, self.k, self.v))
+    k, v = self.keys_values(x, rotate, lora_scale)
+    q = self.q(self.attn_norm(x), lora_scale)
     if hasattr(self, 'q_norm'):
-      q, k = self.q_norm(q), self.k_norm(k)
-    out, kept = attend(rotate(q), rotate(k), v)
+      q = self.q_norm(q)
+    out, kept = attend(rotate(q), k, v)
     x = x + self.o(out, lora_scale)
     y = self.mlp_norm(x)
     gate = jax.nn.silu(self.gate(y, lora_scale))
     return x + self.down(gate * self.up(y, lora_scale), lora_scale), kept
+
+  def keys_values(self, x, rotate, lora_scale: float):
+    """Returns rotated keys and values [B T K H]: all that a cache needs."""
+    y = self.attn_norm(x)
+    k, v = self.k(y, lora_scale), self.v(y, lora_scale)
+    if hasattr(self, 'k_norm'):
+      k = self.k_norm(k)
+    return rotate(k), v

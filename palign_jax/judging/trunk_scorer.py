@@ -1,0 +1,436 @@
+"""Log-odds of two tokens after many prefixes of each of many texts.
+
+All prompts of a trace begin alike: they are forks of one trunk.  A trunk's
+tokens are read once, in chunks, and only as far as a fork leaves it; its keys
+and values stay.  A fork reads its own few tokens beside them.
+
+Rows share programs and nothing else.  A chunk begins at a multiple of its
+width, a program has a fixed number of rows, and what a row does not see changes
+none of its bits; so scores depend neither on company nor on order.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.typing import DTypeLike
+import numpy as np
+
+from palign_jax.core import errors
+from palign_jax.models import config as config_lib, decoder
+from palign_jax.parallel import memory, mesh as mesh_lib
+
+_CHUNK = 128  # Tokens of a trunk that are read together.
+_FORKS = 16  # Of one trunk that are read together, if it has many.
+_FEW = 4  # Up to so many are read one by one.
+_SCORED = 16  # Trunks of which a single fork is read, together.
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """A fork of a trunk, and the two tokens between which it must go on.
+
+  Attributes:
+    trunk: Which of the batch's trunks.
+    anchor: How many tokens of it are seen.
+    tokens: What follows them, at least one token.
+    yes: A token.
+    no: Another.
+  """
+
+  trunk: int
+  anchor: int
+  tokens: Sequence[int]
+  yes: int
+  no: int
+
+
+class OutOfMemory(Exception):
+  """The device has no room for so many trunks; fewer may fit."""
+
+
+def capacity(length: int) -> int:
+  """Returns how many tokens are kept room for: 256, 512, 1024, ..."""
+  return max(256, 1 << max(length - 1, 1).bit_length())
+
+
+def fork_width(length: int) -> int:
+  """Returns the padded length of a fork: 4, 8, 12, 16, 24, 32, 48, 64, ..."""
+  if length <= 16:
+    return -(-length // 4) * 4
+  octave = 1 << (length - 1).bit_length() - 1
+  return octave * 3 // 2 if length <= octave * 3 // 2 else octave * 2
+
+
+class TrunkScorer:
+  """Scores forks of trunks with one model."""
+
+  def __init__(
+      self,
+      params: decoder.Params,
+      config: config_lib.ModelConfig,
+      *,
+      mesh: Mesh,
+      dtype: DTypeLike,
+      budget: int | None,
+      judge_tokens: int,
+      max_rows: int = 64,
+      lora_scale: float = 0.0,
+  ):
+    """Takes the weights as they lie on the mesh; nothing is compiled yet.
+
+    Args:
+      params: Weights; stacked ones are copied layer by layer.
+      config: The model.
+      mesh: Trunks lie over its data and fsdp axes, heads over tensor.
+      dtype: Of the computation and of what is kept.
+      budget: Bytes of a device that weights, trunks and programs may take
+        together; None for no bound.
+      judge_tokens: Tokens read together by a group of devices that holds one
+        copy of the rows (mesh.tensor), padding included.
+      max_rows: Trunks kept at once by such a group.
+      lora_scale: alpha / rank of the adapters.
+
+    Raises:
+      ConfigError: If heads do not split over the mesh.
+    """
+    ways = mesh.shape['tensor']
+    if config.num_kv_heads % ways:
+      raise errors.ConfigError(
+          f'config.mesh.tensor is {ways} and the model has'
+          f' {config.num_kv_heads} key-value heads, which do not split so;'
+          f' take a divisor of {config.num_kv_heads}.'
+      )
+    self._params = decoder.unstack(params)
+    self._config, self._mesh = config, mesh
+    self._dtype, self._lora_scale = jnp.dtype(dtype), lora_scale
+    self._budget, self._max_rows = budget, max_rows
+    self._judge_tokens = max(judge_tokens, _CHUNK)
+    self._shards = mesh_lib.num_row_shards(mesh)
+    self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+    self._fits: dict[int, int] = {}
+    self.num_tokens = 0  # Read so far, without padding.
+
+  @property
+  def num_programs(self) -> int:
+    """How many programs were compiled."""
+    return len(self._programs)
+
+  def groups(self, lengths: Sequence[int]) -> list[list[int]]:
+    """Returns which trunks to open together, by index.
+
+    Those of a group have about the same length and fit the budget together.
+
+    Args:
+      lengths: Of each trunk, in tokens.
+
+    Raises:
+      ConfigError: If one alone does not fit.
+    """
+    by_capacity: dict[int, list[int]] = {}
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+      by_capacity.setdefault(capacity(lengths[i]), []).append(i)
+    groups = []
+    for size, indices in by_capacity.items():
+      wanted = -(-len(indices) // self._shards)
+      most = self._shards * self.fitting(size, min(wanted, self._max_rows))
+      num = -(-len(indices) // most)  # Groups of about the same size.
+      each = -(-len(indices) // num)
+      groups += [indices[i : i + each] for i in range(0, len(indices), each)]
+    return groups
+
+  def fitting(self, size: int, wanted: int) -> int:
+    """Returns how many trunks of a capacity each row shard may keep.
+
+    A program is compiled and asked what it needs.
+
+    Args:
+      size: As of `capacity`.
+      wanted: At most so many.
+
+    Raises:
+      ConfigError: If not even one.
+    """
+    num = _power(wanted)
+    if self._budget is None:
+      return num
+    if size in self._fits:
+      return min(num, self._fits[size])
+    row = memory.per_device(self._abstract_cache(1, size)) // 2
+    weights = memory.per_device(self._params)
+    room = self._budget - weights
+    while num >= 1:
+      if (num + 1) * row <= room:
+        used = memory.needed(self._grow_program(num, size))
+        if used <= self._budget:
+          break
+        logging.info(
+            '%d trunks of %d tokens need %.2f GiB of %.2f: fewer at once.',
+            num,
+            size,
+            used / memory.GIB,
+            self._budget / memory.GIB,
+        )
+      num //= 2
+    if not num:
+      raise errors.ConfigError(
+          f'config.compute.memory_gib: {self._budget / memory.GIB:.2f} GiB do'
+          f' not hold the weights ({weights / memory.GIB:.2f}), one trunk of'
+          f' {size} tokens ({row / memory.GIB:.2f}) and the memory to read it;'
+          ' raise it, lower config.compute.judge_tokens, or split the model'
+          ' with config.mesh.tensor.'
+      )
+    if num < _power(wanted):
+      self._fits[size] = num
+    return num
+
+  def open(self, trunks: Sequence[Sequence[int]]) -> 'Batch':
+    """Returns a batch of trunks, none of them read yet.
+
+    Raises:
+      OutOfMemory: If the device has no room for them.
+    """
+    return Batch(self, trunks)
+
+  # The programs.
+
+  def _abstract_cache(self, num_rows: int, size: int):
+    """Returns the shapes of a cache with one spare row per row shard."""
+    total = self._shards * (num_rows + 1)
+    make = functools.partial(
+        decoder.new_cache, self._config, total, size, self._dtype
+    )
+    where = NamedSharding(self._mesh, decoder.CACHE)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        jax.eval_shape(make),
+    )
+
+  def _cache(self, num_rows: int, size: int) -> decoder.Cache:
+    shapes = self._abstract_cache(num_rows, size)
+    make = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    where = jax.tree.map(lambda x: x.sharding, shapes)
+    return jax.jit(make, out_shardings=where)()
+
+  def _compile(self, key: tuple, function: Callable, *args, **options):
+    """Returns a program, compiled at its first use."""
+    if key not in self._programs:
+      logging.info('Compiling the judge for %s.', key)
+      bound = functools.partial(
+          function,
+          config=self._config,
+          mesh=self._mesh,
+          dtype=self._dtype,
+          lora_scale=self._lora_scale,
+      )
+      jitted = jax.jit(bound, **options)
+      self._programs[key] = jitted.lower(self._params, *args).compile()
+    return self._programs[key]
+
+  def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
+    where = mesh_lib.rows(self._mesh)
+    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
+
+  @property
+  def chunk_rows(self) -> int:
+    """How many trunks of a row shard are read together."""
+    return self._judge_tokens // _CHUNK
+
+  def _grow_program(self, num_rows: int, size: int) -> jax.stages.Compiled:
+    B = self._shards * self.chunk_rows
+    cache = self._abstract_cache(num_rows, size)
+    return self._compile(
+        ('trunks', num_rows, size),
+        _grow,
+        cache,
+        self._shape(B, _CHUNK),
+        self._shape(B),
+        self._shape(B),
+        out_shardings=jax.tree.map(lambda x: x.sharding, cache),
+        donate_argnums=(1,),
+    )
+
+  def fork_rows(self, num_forks: int, width: int) -> int:
+    """Returns how many trunks of a row shard have forks read together."""
+    if num_forks == 1:
+      return _SCORED
+    return max(self._judge_tokens // (num_forks * width), 1)
+
+  def _fork_program(
+      self, num_rows: int, size: int, num_forks: int, width: int
+  ) -> jax.stages.Compiled:
+    B = self._shards * self.fork_rows(num_forks, width)
+    M = num_forks
+    return self._compile(
+        ('forks', num_rows, size, num_forks, width),
+        _score,
+        self._abstract_cache(num_rows, size),
+        self._shape(B, M, width),
+        self._shape(B, M),
+        self._shape(B),
+        self._shape(B, M),
+        self._shape(B, M, 2),
+        out_shardings=mesh_lib.replicated(self._mesh),
+    )
+
+
+def _grow(params, cache, tokens, rows, begins, **static):
+  config = static.pop('config')
+  return decoder.grow(params, config, tokens, rows, begins, cache, **static)
+
+
+def _score(params, cache, tokens, lengths, rows, seen, pairs, **static):
+  config = static.pop('config')
+  x = decoder.forks(
+      params, config, tokens, lengths, rows, seen, cache, **static
+  )
+  return decoder.margins(params, config, x, pairs)
+
+
+def _power(number: int) -> int:
+  """Returns the power of two from `number` on."""
+  return 1 << max(number - 1, 0).bit_length()
+
+
+class Batch:
+  """Trunks on the devices, each read as far as it was asked for."""
+
+  def __init__(self, scorer: TrunkScorer, trunks: Sequence[Sequence[int]]):
+    """Takes room for the trunks; see `TrunkScorer.open`."""
+    self._scorer = scorer
+    self._trunks = [np.asarray(trunk, np.int32) for trunk in trunks]
+    self._size = capacity(max(map(len, self._trunks), default=1))
+    shards = scorer._shards
+    # Trunk i is row i // shards of shard i % shards: by length they are even.
+    self._num_rows = _power(-(-len(trunks) // shards))
+    self._read = np.zeros(len(trunks), np.int64)  # Chunks of each so far.
+    with _guard():
+      self._cache = scorer._cache(self._num_rows, self._size)
+
+  def score(self, probes: Sequence[Probe]) -> np.ndarray:
+    """Returns log p(yes) - log p(no) of each, float32, in nats.
+
+    Raises:
+      OutOfMemory: If the device had no room; the batch is lost then.
+    """
+    with _guard():
+      self._grow(probes)
+      return self._forks(probes)
+
+  def _grow(self, probes: Sequence[Probe]) -> None:
+    """Reads each trunk to the furthest place where a probe leaves it."""
+    goal = np.zeros_like(self._read)
+    for probe in probes:
+      chunks = -(-probe.anchor // _CHUNK)
+      goal[probe.trunk] = max(goal[probe.trunk], chunks)
+    while (behind := np.flatnonzero(self._read < goal)).size:
+      # The hindmost first: rows of a program read about as far back.
+      order = behind[np.argsort(self._read[behind], kind='stable')]
+      self._chunk(order)
+
+  def _chunk(self, order: np.ndarray) -> None:
+    """Reads a chunk of as many of these trunks as a program has rows."""
+    scorer, shards = self._scorer, self._scorer._shards
+    per_shard = scorer.chunk_rows
+    tokens = np.zeros((shards, per_shard, _CHUNK), np.int32)
+    rows = np.full((shards, per_shard), self._num_rows, np.int32)  # The spare.
+    begins = np.zeros((shards, per_shard), np.int32)
+    for shard in range(shards):
+      for place, trunk in enumerate(order[order % shards == shard][:per_shard]):
+        begin = self._read[trunk] * _CHUNK
+        part = self._trunks[trunk][begin : begin + _CHUNK]
+        tokens[shard, place, : len(part)] = part
+        rows[shard, place], begins[shard, place] = trunk // shards, begin
+        self._read[trunk] += 1
+        scorer.num_tokens += len(part)
+    program = scorer._grow_program(self._num_rows, self._size)
+    self._cache = program(
+        scorer._params, self._cache, *map(self._put, (tokens, rows, begins))
+    )
+
+  def _forks(self, probes: Sequence[Probe]) -> np.ndarray:
+    """Scores forks of trunks that are read far enough."""
+    by_trunk: dict[int, list[int]] = {}
+    for i, probe in enumerate(probes):
+      by_trunk.setdefault(probe.trunk, []).append(i)
+    units: dict[tuple[int, int], list[list[int]]] = {}
+    for indices in by_trunk.values():
+      # Neighbours see about as much of the trunk.
+      indices.sort(key=lambda i: probes[i].anchor)
+      num_forks = _FORKS if len(indices) > _FEW else 1
+      by_width: dict[int, list[int]] = {}
+      for i in indices:
+        by_width.setdefault(fork_width(len(probes[i].tokens)), []).append(i)
+      for width, group in by_width.items():
+        units.setdefault((num_forks, width), []).extend(
+            group[i : i + num_forks] for i in range(0, len(group), num_forks)
+        )
+    results = []
+    for (num_forks, width), group in units.items():
+      group.sort(key=lambda unit: probes[unit[-1]].anchor)
+      results += self._fork_calls(probes, group, num_forks, width)
+    margins = np.zeros(len(probes), np.float32)
+    for places, out in results:  # Only now wait for the devices.
+      values = np.asarray(out).reshape(-1)
+      for place, i in places:
+        margins[i] = values[place]
+    self._scorer.num_tokens += sum(len(probe.tokens) for probe in probes)
+    return margins
+
+  def _fork_calls(self, probes, units, num_forks: int, width: int):
+    """Starts the calls; returns where each probe's score will be."""
+    scorer, shards = self._scorer, self._scorer._shards
+    per_shard = scorer.fork_rows(num_forks, width)
+    program = scorer._fork_program(self._num_rows, self._size, num_forks, width)
+    waiting = [
+        [unit for unit in units if probes[unit[0]].trunk % shards == shard]
+        for shard in range(shards)
+    ]
+    results = []
+    for begin in range(0, max(map(len, waiting)), per_shard):
+      call = [queue[begin : begin + per_shard] for queue in waiting]
+      places, arrays = self._arrays(probes, call, per_shard, num_forks, width)
+      args = map(self._put, arrays)
+      results.append((places, program(scorer._params, self._cache, *args)))
+    return results
+
+  def _arrays(self, probes, call, per_shard: int, num_forks: int, width: int):
+    """Returns [(place in the result, probe)], and the arguments of a call."""
+    S, B, M = len(call), per_shard, num_forks
+    tokens = np.zeros((S, B, M, width), np.int32)
+    lengths, seen = np.ones((S, B, M), np.int32), np.zeros((S, B, M), np.int32)
+    rows = np.full((S, B), self._num_rows, np.int32)
+    pairs = np.zeros((S, B, M, 2), np.int32)
+    places = []
+    for s, units in enumerate(call):
+      for b, unit in enumerate(units):
+        rows[s, b] = probes[unit[0]].trunk // S
+        for m, i in enumerate(unit):
+          probe = probes[i]
+          num = len(probe.tokens)
+          tokens[s, b, m, :num], lengths[s, b, m] = probe.tokens, num
+          seen[s, b, m], pairs[s, b, m] = probe.anchor, (probe.yes, probe.no)
+          places.append(((s * B + b) * M + m, i))
+    return places, (tokens, lengths, rows, seen, pairs)
+
+  def _put(self, x: np.ndarray) -> jax.Array:
+    """Returns [shards, rows, ...] on the mesh as [shards * rows, ...]."""
+    x = x.reshape(-1, *x.shape[2:])
+    where = mesh_lib.rows(self._scorer._mesh)
+    return jax.make_array_from_callback(x.shape, where, lambda at: x[at])
+
+
+class _guard:  # noqa: N801  Reads as a statement.
+  """Turns XLA's complaint about memory into `OutOfMemory`."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      if memory.is_exhausted(error):
+        raise OutOfMemory(str(error).splitlines()[0]) from error

@@ -1,0 +1,73 @@
+"""How much memory a device may use, and what a compiled program needs of it."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+import numpy as np
+
+GIB = 2**30
+_SHARE = 0.9  # Of what there is; the rest is for what no program accounts for.
+_CGROUPS = (
+    '/sys/fs/cgroup/memory.max',
+    '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+)
+
+
+def budget(gib: float, mesh: Mesh) -> int:
+  """Returns the bytes that a device of the mesh may use, the same on all hosts.
+
+  Args:
+    gib: What the config says; 0 for nine tenths of what there is: the
+      device's memory, or on a CPU its share of the process's limit.
+    mesh: The devices.
+  """
+  device = mesh.local_devices[0]
+  if gib:
+    here = int(gib * GIB)
+  elif device.platform == 'cpu':
+    here = int(_SHARE * _host_limit() / len(mesh.local_devices))
+  else:
+    here = int(_SHARE * device.memory_stats()['bytes_limit'])
+  if jax.process_count() == 1:
+    return here
+  return int(np.min(multihost_utils.process_allgather(np.int64(here))))
+
+
+def _host_limit() -> int:
+  """Returns the bytes of this machine, or fewer if a cgroup says so."""
+  limits = [os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')]
+  for file in map(pathlib.Path, _CGROUPS):
+    if file.exists() and (text := file.read_text().strip()).isdigit():
+      limits.append(int(text))
+  return min(limits)
+
+
+def per_device(tree: Any) -> int:
+  """Returns the bytes of arrays, or shapes with shardings, on one device."""
+
+  def size(x) -> int:
+    shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
+    return int(np.prod(shape)) * x.dtype.itemsize
+
+  return sum(size(x) for x in jax.tree.leaves(tree))
+
+
+def needed(program: jax.stages.Compiled) -> int:
+  """Returns the bytes that a compiled program needs on one device."""
+  use = program.memory_analysis()
+  return (
+      use.argument_size_in_bytes
+      + use.output_size_in_bytes
+      - use.alias_size_in_bytes
+      + use.temp_size_in_bytes
+  )
+
+
+def is_exhausted(error: BaseException) -> bool:
+  """Returns whether XLA says that there was no memory left."""
+  text = str(error)
+  return 'RESOURCE_EXHAUSTED' in text or 'ut of memory' in text

@@ -1,0 +1,302 @@
+"""A fork's score is that of its whole text, read alone."""
+
+import re
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from palign_jax.core import errors
+from palign_jax.judging import scorer as full, trunk_scorer
+from palign_jax.models import config as config_lib, decoder
+from palign_jax.parallel import memory, mesh as mesh_lib, rules
+from tests import fakes
+
+CONFIG = config_lib.ModelConfig(
+    vocab_size=64,
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=48,
+    norm_eps=1e-6,
+    rope_theta=1e4,
+    rope_scaling=None,
+    qkv_bias=True,
+    qk_norm=False,
+    tied=True,
+)
+LENGTHS = (5, 130, 700, 301, 256)
+
+
+def make_params(config=CONFIG):
+  rng = np.random.default_rng(1)
+  draw = lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape).astype(np.float32))
+  return jax.tree.map(draw, decoder.abstract(config, jnp.dtype('float32')))
+
+
+PARAMS = make_params()
+
+
+def make(params=PARAMS, config=CONFIG, mesh=None, **settings):
+  settings = dict(dtype=jnp.float32, budget=None, judge_tokens=256) | settings
+  mesh = mesh or fakes.one_device()
+  return trunk_scorer.TrunkScorer(params, config, mesh=mesh, **settings)
+
+
+def trunk(number, length):
+  rng = np.random.default_rng([number, length])
+  return rng.integers(1, CONFIG.vocab_size, length).tolist()
+
+
+TRUNKS = [trunk(i, n) for i, n in enumerate(LENGTHS)]
+
+
+def make_probes(per_trunk, trunks=TRUNKS):
+  rng = np.random.default_rng(2)
+  probes = []
+  for i, tokens in enumerate(trunks):
+    for anchor in rng.integers(0, len(tokens) + 1, per_trunk).tolist():
+      tail = rng.integers(1, 64, rng.integers(1, 9)).tolist()
+      yes, no = rng.choice(64, 2, replace=False).tolist()
+      probes.append(trunk_scorer.Probe(i, anchor, tail, yes, no))
+  return probes
+
+
+PROBES = make_probes(19)
+
+
+def reread(probes, trunks=TRUNKS, dtype=jnp.float32, params=PARAMS):
+  """By the definition: every text is read anew, whole."""
+  one = full.Scorer(
+      params, CONFIG, mesh=fakes.one_device(), dtype=dtype, max_tokens=8192
+  )
+  text = lambda p: [*trunks[p.trunk][: p.anchor], *p.tokens]
+  return one.score([full.Question(text(p), p.yes, p.no) for p in probes])
+
+
+@pytest.fixture(scope='module')
+def want():
+  return reread(PROBES)
+
+
+@pytest.fixture(scope='module')
+def curve():
+  """All forks of all trunks in one call."""
+  return make().open(TRUNKS).score(PROBES)
+
+
+def test_a_curve_equals_full_reading(want, curve):
+  assert curve.dtype == np.float32 and np.std(curve) > 0.1
+  np.testing.assert_allclose(curve, want, atol=1e-5)
+
+
+def test_so_does_a_trunk_grown_as_far_as_each_probe_needs(want):
+  batch = make().open(TRUNKS)
+  order = np.random.default_rng(3).permutation(len(PROBES))[:30]
+  got = [batch.score([PROBES[i]])[0] for i in order]
+  np.testing.assert_allclose(got, want[order], atol=1e-5)
+
+
+def test_a_trunk_is_read_once_and_only_as_far_as_needed():
+  scorer = make()
+  batch = scorer.open(TRUNKS)
+  tail = [1, 2, 3]
+  probe = lambda at: trunk_scorer.Probe(2, at, tail, 1, 2)
+  counted = []
+  for anchor in (150, 100, 256, 257, 700):
+    before = scorer.num_tokens
+    batch.score([probe(anchor)])
+    counted.append(scorer.num_tokens - before - len(tail))
+  # Chunks of 128: to 256, none, none, to 384, to the end.
+  assert counted == [256, 0, 0, 128, 316]
+
+
+def test_company_order_and_room_change_no_bit(curve):
+  reverse = [
+      trunk_scorer.Probe(4 - p.trunk, p.anchor, p.tokens, p.yes, p.no)
+      for p in PROBES
+  ]
+  batch = make().open(TRUNKS[::-1])
+  mixed = np.random.default_rng(4).permutation(len(PROBES))
+  got = batch.score([reverse[i] for i in mixed])
+  np.testing.assert_array_equal(got, curve[mixed])
+  alone = [i for i, p in enumerate(PROBES) if p.trunk == 2]
+  probes = [
+      trunk_scorer.Probe(0, p.anchor, p.tokens, p.yes, p.no)
+      for p in (PROBES[i] for i in alone)
+  ]
+  got = make().open([TRUNKS[2]]).score(probes)
+  np.testing.assert_array_equal(got, curve[alone])
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_the_margin_is_that_of_the_logits(tied):
+  config = config_lib.ModelConfig(**{**vars(CONFIG), 'tied': tied})
+  params = make_params(config)
+  x = jnp.asarray(np.random.default_rng(5).normal(size=(7, 32)), jnp.float32)
+  pairs = jnp.asarray(np.random.default_rng(6).integers(0, 64, (7, 2)))
+  logits = decoder.logits(params, config, x)
+  both = np.take_along_axis(np.asarray(logits), np.asarray(pairs), axis=1)
+  got = decoder.margins(params, config, x, pairs)
+  np.testing.assert_allclose(got, both[:, 0] - both[:, 1], atol=1e-5)
+
+
+def test_bfloat16_agrees_where_the_margin_is_clear(want):
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+  got = make(params, dtype=jnp.bfloat16).open(TRUNKS).score(PROBES)
+  again = reread(PROBES, dtype=jnp.bfloat16, params=params)
+  clear = np.abs(again) > 0.1
+  assert clear.mean() > 0.5
+  np.testing.assert_array_equal(got[clear] > 0, again[clear] > 0)
+
+
+# On many devices.
+
+MESHES = (
+    {'data': 2, 'fsdp': 1, 'tensor': 1},
+    {'data': 2, 'fsdp': 1, 'tensor': 2},
+    {'data': 2, 'fsdp': 2, 'tensor': 2},
+    {'data': 1, 'fsdp': 8, 'tensor': 1},
+)
+
+
+def on_mesh(sizes):
+  num = int(np.prod(list(sizes.values())))
+  kinds = (jax.sharding.AxisType.Auto,) * 3
+  mesh = jax.make_mesh(
+      tuple(sizes.values()),
+      mesh_lib.AXES,
+      axis_types=kinds,
+      devices=jax.devices()[:num],
+  )
+  where = rules.tree_shardings(PARAMS, decoder.logical_axes(CONFIG), mesh)
+  return mesh, jax.device_put(PARAMS, where)
+
+
+@pytest.mark.parametrize('sizes', MESHES, ids=str)
+def test_every_mesh_says_the_same(sizes, want):
+  mesh, params = on_mesh(sizes)
+  got = make(params, mesh=mesh).open(TRUNKS).score(PROBES)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_nothing_is_replicated_by_accident():
+  mesh, params = on_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+  scorer = make(params, mesh=mesh)
+  batch = scorer.open(TRUNKS)
+  batch.score(PROBES)
+  for layer in scorer._params['layers']:
+    for name in ('q', 'o', 'gate', 'up', 'down'):
+      kernel = layer[name]['kernel']
+      part = kernel.addressable_shards[0].data.nbytes
+      assert part * 4 == kernel.nbytes, name  # Over fsdp and tensor.
+  for x in jax.tree.leaves(batch._cache):
+    assert x.addressable_shards[0].data.nbytes * 8 == x.nbytes
+    assert x.sharding.spec == decoder.CACHE
+  # Two trunks and a spare row on each of four row shards, one head of two.
+  total = sum(x.nbytes for x in jax.tree.leaves(batch._cache))
+  assert total == 2 * 2 * (4 * 3) * 2 * 8 * 1024 * 4
+
+
+def test_no_device_sends_keys_or_values():
+  mesh, params = on_mesh({'data': 4, 'fsdp': 1, 'tensor': 2})
+  scorer = make(params, mesh=mesh)
+  batch = scorer.open(TRUNKS)
+  batch.score(PROBES)
+  for key, program in scorer._programs.items():
+    for line in program.as_text().splitlines():
+      if re.search(r'= \S+ all-(gather|to-all)|collective-permute\(', line):
+        shape = re.search(r'\[([\d,]*)\]', line)[1]
+        size = np.prod([int(n) for n in shape.split(',') if n] or [1])
+        assert size < 1024 * 8, (key, line)  # A trunk's keys in one layer.
+
+
+def test_heads_that_do_not_divide():
+  mesh = mesh_lib.make({'data': 2, 'fsdp': 1, 'tensor': 4})
+  with pytest.raises(errors.ConfigError, match=r'mesh\.tensor is 4 .* 2 key'):
+    make(mesh=mesh)
+
+
+# In bounded memory.
+
+
+def test_groups_hold_about_equal_lengths():
+  scorer = make(max_rows=2)
+  lengths = [700, 10, 200, 300, 20, 600, 30]
+  assert scorer.groups(lengths) == [[1, 4], [6, 2], [3], [5, 0]]
+  assert scorer.groups([]) == []
+
+
+def test_rows_follow_from_the_budget_and_the_compiled_program():
+  free = make()
+  assert free.fitting(1024, 64) == 64
+  row = memory.per_device(free._abstract_cache(1, 1024)) // 2
+  base = memory.needed(free._grow_program(1, 1024)) - 2 * row
+  for rows in (1, 4, 16):
+    scorer = make(budget=base + (rows + 1) * row + 100_000)
+    fitting = scorer.fitting(1024, 64)
+    assert rows / 2 <= fitting <= rows
+    used = memory.needed(scorer._grow_program(fitting, 1024))
+    assert used <= scorer._budget
+  small = make(budget=base)
+  with pytest.raises(errors.ConfigError, match=r'compute\.memory_gib: 0\.0'):
+    small.groups([1000])
+
+
+def test_what_the_program_needs_does_not_grow_with_the_rows_it_does_not_read():
+  scorer = make()
+  extra = lambda num: (
+      memory.needed(scorer._grow_program(num, 1024))
+      - memory.per_device(scorer._abstract_cache(num, 1024))
+  )
+  assert extra(32) <= extra(2) * 1.1  # The cache is changed in place.
+
+
+def test_lack_of_memory_is_told_apart():
+  class Program:
+
+    def __call__(self, *args):
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory\nx')
+
+  scorer = make()
+  batch = scorer.open(TRUNKS)
+  scorer._grow_program = lambda *args: Program()
+  with pytest.raises(trunk_scorer.OutOfMemory, match='RESOURCE_EXHAUSTED'):
+    batch.score(PROBES)
+
+
+def test_few_programs(caplog):
+  logging.set_verbosity(logging.INFO)
+  scorer = make()
+  batch = scorer.open(TRUNKS)
+  batch.score(PROBES)
+  for probe in PROBES[:9]:
+    batch.score([probe])
+  # One for trunks; forks of 4 or 8 tokens, one by one or many.
+  assert scorer.num_programs == 5
+
+
+@pytest.mark.parametrize(
+    ('length', 'width'),
+    [
+        (1, 4),
+        (4, 4),
+        (5, 8),
+        (16, 16),
+        (17, 24),
+        (25, 32),
+        (33, 48),
+        (100, 128),
+    ],
+)
+def test_fork_width(length, width):
+  assert trunk_scorer.fork_width(length) == width
+
+
+def test_capacity():
+  sizes = [trunk_scorer.capacity(n) for n in (1, 256, 257, 1024, 1025, 30_000)]
+  assert sizes == [256, 256, 512, 1024, 2048, 32_768]

@@ -7,7 +7,6 @@ as the content-free input).  And 0.5 need not be where the student begins to
 succeed; rows of a yardstick say where it is.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import math
 
@@ -133,7 +132,7 @@ def _is_number(value: object) -> bool:
 
 
 def fit_threshold(
-    margins: Sequence[float] | np.ndarray, labels: Sequence[bool] | np.ndarray
+    margins: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float]:
   """Returns where to cut log-odds, and the balanced accuracy of that.
 
@@ -142,7 +141,7 @@ def fit_threshold(
   good, the highest: a cut that comes too early costs more than a few sentences.
   """
   order = np.argsort(margins, kind='stable')
-  x, passes = np.asarray(margins)[order], np.asarray(labels, bool)[order]
+  x, passes = margins[order], labels[order]
   # Cut i leaves rows 0 to i - 1 below.
   passes_below = np.concatenate([[0], np.cumsum(passes)])
   fails_below = np.arange(len(x) + 1) - passes_below
@@ -157,15 +156,12 @@ def fit_threshold(
   return float(edges[best]), float(balanced[best])
 
 
-def fit_platt(
-    margins: Sequence[float] | np.ndarray, labels: Sequence[bool] | np.ndarray
-) -> tuple[float, float]:
+def fit_platt(margins: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
   """Returns slope and offset of the chance of success in log-odds.
 
   Logistic regression by Newton's method with halved steps; the labels are drawn
   in as Platt 1999 does, so that rows which part cleanly give no infinity.
   """
-  margins, labels = np.asarray(margins, np.float64), np.asarray(labels, bool)
   num_good, num_bad = labels.sum(), (~labels).sum()
   wanted = np.where(labels, (num_good + 1) / (num_good + 2), 1 / (num_bad + 2))
   mean, scale = margins.mean(), max(margins.std(), 1e-9)

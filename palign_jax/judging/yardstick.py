@@ -169,7 +169,7 @@ def facts(measured: Measured, seed: int) -> dict[str, Any]:
   }
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[int | float]) -> float:
   return round(sum(values) / max(len(values), 1), 4)
 
 

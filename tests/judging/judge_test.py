@@ -1,4 +1,4 @@
-"""A verdict is the student's: of its probabilities, or of its reply."""
+"""A verdict is the student's, whoever is asked beside and whatever memory."""
 
 import math
 
@@ -9,18 +9,18 @@ import pytest
 
 from palign_jax.checkpoints import hf_import
 from palign_jax.core import errors
-from palign_jax.judging import judge as judge_lib, scorer as scorer_lib
+from palign_jax.judging import (
+    calibration as calibration_lib,
+    judge as judge_lib,
+    reading as reading_lib,
+    rules,
+    search,
+    trunk_scorer,
+)
 from palign_jax.models import decoder
-from palign_jax.sampling import sampler as sampler_lib
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from tests import fakes
-
-ITEMS = [
-    judge_lib.Item('a', 1, 'How many?', 'First, 12 plus 7 is 19.'),
-    judge_lib.Item('a', 2, 'How many?', 'First, 12 plus 7 is 19. Wait.'),
-    judge_lib.Item('b', 1, 'Is it é?', ''),
-    judge_lib.Item('c', 1, 'What? [ENOUGH]', 'Enough. <|im_end|>'),
-]
+from tests.judging import tiny
 
 
 @pytest.fixture(scope='module')
@@ -34,20 +34,15 @@ def tokenizer(model):
   return tokenizer_lib.load(model.folder)
 
 
-def label_judge(model, tokenizer, **settings):
-  scorer = scorer_lib.Scorer(
-      model.params,
-      model.config,
-      mesh=fakes.one_device(),
-      dtype=jnp.float32,
-      max_tokens=4096,
-  )
-  settings = {'threshold': 0.5, 'abstain': 0.0} | settings
-  return judge_lib.LabelJudge(scorer, tokenizer, 'brief', **settings)
+@pytest.fixture(scope='module')
+def scorers(model):
+  """With a shared trunk, and without."""
+  return {shared: tiny.scorer(model, shared) for shared in (True, False)}
 
 
-def quiet(count):
-  del count
+@pytest.fixture(params=[True, False], ids=['trunk', 'reread'])
+def scorer(request, scorers):
+  return scorers[request.param]
 
 
 def chance(model, tokenizer, text):
@@ -61,112 +56,234 @@ def chance(model, tokenizer, text):
   return jax.nn.log_softmax(logits[0, -1])
 
 
+def test_a_trunk_changes_no_verdict(tokenizer, scorers):
+  both = [
+      tiny.verdicts(tiny.label_judge(scorers[shared], tokenizer))
+      for shared in (True, False)
+  ]
+  for name, known in both[0].items():
+    for n, verdict in known.items():
+      assert verdict.p_enough == pytest.approx(
+          both[1][name][n].p_enough, abs=1e-6
+      )
+      assert verdict.enough == both[1][name][n].enough
+
+
 def test_p_enough_is_that_of_the_labels_in_a_full_forward_pass(
-    model, tokenizer
+    model, tokenizer, scorers
 ):
-  judge = label_judge(model, tokenizer)
-  verdicts = judge(ITEMS, quiet)
+  found = tiny.verdicts(tiny.label_judge(scorers[False], tokenizer))
   yes, no = map(tokenizer.encode, (prompts.ENOUGH, prompts.NOT_ENOUGH))
-  shared = [a for a, b in zip(yes, no, strict=False) if a == b]
-  assert tokenizer.decode(shared) == '['  # As with most tokenizers.
-  for item, verdict in zip(ITEMS, verdicts, strict=True):
-    user = prompts.judge('brief', item.question, item.prefix)
-    text = tokenizer.chat.prompt(user) + '['
-    log_p = chance(model, tokenizer, text)
-    one, two = math.exp(log_p[yes[1]]), math.exp(log_p[no[1]])
-    assert verdict.p_enough == pytest.approx(one / (one + two), abs=1e-6)
-    assert verdict.margin == pytest.approx(math.log(one / two), abs=1e-5)
-    assert verdict.enough == (verdict.p_enough >= 0.5)
-    assert verdict.response == '' and not verdict.abstained
+  assert [len(found[t.id]) - 1 for t in tiny.TRACES] == [4, 1, 3]
+  for trace in tiny.TRACES:
+    for length in (0, len(trace.ends)):
+      verdict = found[trace.id][length]
+      user = prompts.judge('brief', trace.question, trace.prefix(length))
+      text = tokenizer.chat.prompt(user) + '['  # With which both begin.
+      log_p = chance(model, tokenizer, text)
+      one, two = math.exp(log_p[yes[1]]), math.exp(log_p[no[1]])
+      assert verdict.p_enough == pytest.approx(one / (one + two), abs=1e-6)
+      assert verdict.margin == pytest.approx(math.log(one / two), abs=1e-5)
+      assert verdict.enough == (verdict.p_enough >= 0.5)
+      assert not verdict.abstained and not verdict.rollouts
 
 
-def test_the_same_whatever_else_is_asked(model, tokenizer):
-  judge = label_judge(model, tokenizer)
-  together = judge(ITEMS, quiet)
-  assert [judge([item], quiet)[0] for item in ITEMS] == together
-  assert judge(ITEMS[::-1], quiet) == together[::-1]
+def test_the_same_whatever_else_is_asked(tokenizer, scorer):
+  judge = tiny.label_judge(scorer, tokenizer)
+  together = tiny.verdicts(judge)
+  assert tiny.verdicts(judge, tiny.TRACES[::-1]) == together
+  for trace in tiny.TRACES:
+    ((name, alone),) = tiny.verdicts(judge, [trace]).items()
+    for length, verdict in alone.items():
+      p = together[name][length].p_enough
+      assert verdict.p_enough == pytest.approx(p, abs=1e-6)
 
 
-def test_tokens_and_progress_are_counted(model, tokenizer):
-  judge, done = label_judge(model, tokenizer), []
-  judge(ITEMS, done.append)
-  lengths = [len(judge.prompt(i.question, i.prefix)) + 1 for i in ITEMS]
-  assert judge.num_tokens == sum(lengths)
-  assert sum(done) == len(ITEMS)
+def test_tokens_and_progress_are_counted(tokenizer, scorers):
+  for shared, scorer in scorers.items():
+    judge, done = tiny.label_judge(scorer, tokenizer), []
+    before = judge.num_tokens
+    tiny.verdicts(judge, advance=done.append)
+    alone = sum(
+        len(reading_lib.prompt_tokens(tokenizer, 'brief', trace, n)) + 1
+        for trace in tiny.TRACES
+        for n in range(len(trace.ends) + 1)
+    )
+    assert judge.prompt_tokens == alone
+    assert sum(done) == sum(len(trace.ends) + 1 for trace in tiny.TRACES)
+    if shared:
+      assert 0 < judge.trunk_tokens < judge.num_tokens - before < alone
+    else:
+      assert judge.num_tokens - before == alone
 
 
-def test_threshold_and_band(model, tokenizer):
-  p = [v.p_enough for v in label_judge(model, tokenizer)(ITEMS, quiet)]
-  middle = float(np.median(p))
-  strict = label_judge(model, tokenizer, threshold=middle)(ITEMS, quiet)
-  assert [v.enough for v in strict] == [x >= middle for x in p]
+def test_threshold_and_band(tokenizer, scorer):
+  flat = lambda judge: [
+      v for known in tiny.verdicts(judge).values() for v in known.values()
+  ]
+  p = [v.p_enough for v in flat(tiny.label_judge(scorer, tokenizer))]
+  middle = calibration_lib.Calibration(float(np.median(p)))
+  strict = flat(tiny.label_judge(scorer, tokenizer, middle))
+  assert [v.enough for v in strict] == [x >= middle.threshold for x in p]
   # A band wide enough for all: none is sure, none is enough.
-  wide = label_judge(model, tokenizer, threshold=middle, abstain=0.49)
-  assert all(v.abstained and not v.enough for v in wide(ITEMS, quiet))
+  wide = tiny.label_judge(scorer, tokenizer, middle, abstain=0.49)
+  assert all(v.abstained and not v.enough for v in flat(wide))
 
 
-def test_far_margins_do_not_overflow(model, tokenizer):
-  judge = label_judge(model, tokenizer)
-  assert judge._verdict(2000.0).p_enough == 1.0
-  assert judge._verdict(-2000.0).p_enough == 0.0
-  assert judge._verdict(1.5).p_enough == pytest.approx(1 / (1 + math.exp(-1.5)))
+def test_the_prior_is_the_empty_prefix_s(tokenizer, scorer):
+  raw = tiny.verdicts(tiny.label_judge(scorer, tokenizer))
+  prior = calibration_lib.Calibration(0.5, prior=True, slope=2.0, offset=0.1)
+  for name, known in tiny.verdicts(
+      tiny.label_judge(scorer, tokenizer, prior)
+  ).items():
+    for n, verdict in known.items():
+      margin = 2 * (raw[name][n].margin - raw[name][0].margin) + 0.1
+      assert verdict.margin == pytest.approx(margin, abs=1e-5)
+      assert verdict.p_enough == pytest.approx(
+          calibration_lib.chance(margin), abs=1e-5
+      )
+    assert known[0].margin == pytest.approx(0.1, abs=1e-6)
 
 
-def generate_judge(model, tokenizer, temperature):
-  sampler = sampler_lib.Sampler(
-      model.params,
-      model.config,
-      mesh=None,
-      dtype=jnp.float32,
-      num_rows=4,
-      stop_ids=model.stop_ids,
-      vocab_limit=tokenizer.size,
-      max_positions=model.max_positions,
-      sampling=sampler_lib.SamplingConfig(
-          temperature=temperature, top_p=1.0, top_k=0, repetition_penalty=1.0
-      ),
-      loop_rule=None,
-      prefill_tokens=1024,
-  )
-  return judge_lib.GenerateJudge(
-      sampler, tokenizer, 'brief', seed=0, max_tokens=6
-  )
+def test_where_it_abstains_the_verifier_decides(tokenizer, scorer):
+  asked = []
+
+  class Verifier:
+    """Believes in odd lengths."""
+
+    def judge(self, cuts):
+      asked.extend((trace.id, length) for trace, length in cuts)
+      return [
+          search.Verdict(n % 2 == 1, rollouts=4, passes=3 * (n % 2))
+          for _, n in cuts
+      ]
+
+  p = [
+      v.p_enough
+      for known in tiny.verdicts(tiny.label_judge(scorer, tokenizer)).values()
+      for v in known.values()
+  ]
+  middle = calibration_lib.Calibration(float(np.median(p)))
+  width = float(np.median(np.abs(np.array(p) - middle.threshold))) + 1e-6
+  judge = tiny.label_judge(scorer, tokenizer, middle, abstain=width)
+  judge._verifier = Verifier()
+  found = tiny.verdicts(judge)
+  for name, known in found.items():
+    for n, v in known.items():
+      assert v.abstained == ((name, n) in asked) == (v.rollouts == 4)
+      sure = v.p_enough >= middle.threshold
+      assert v.enough == (n % 2 == 1 if v.abstained else sure)
+      assert v.passes == (3 * (n % 2) if v.abstained else 0)
+  assert 0 < len(asked) < len(p)
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.0])
-def test_a_reply_is_kept_and_read_by_the_reference_s_rule(
-    model, tokenizer, temperature
+def test_how_much_of_a_trace_the_context_holds(tokenizer, scorer):
+  judge, (trace, *_) = tiny.label_judge(scorer, tokenizer), tiny.TRACES
+  sizes = [
+      len(reading_lib.prompt_tokens(tokenizer, 'brief', trace, n))
+      for n in range(5)
+  ]
+  assert sizes == sorted(set(sizes))
+  for limit in range(sizes[0] - 1, sizes[-1] + 2):
+    fitting = sum(size <= limit for size in sizes[1:])
+    assert judge.read(trace, limit).num_cuts == fitting
+
+
+class Scarce:
+  """A scorer with room for so many tokens; it runs out late or early.
+
+  Its margins tell prompts apart, and it notes what it was given.
+  """
+
+  def __init__(self, room, late):
+    self.num_tokens, self.opened = 0, []
+    self._room, self._late = room, late
+
+  def groups(self, lengths):
+    return [list(range(len(lengths)))]
+
+  def open(self, trunks):
+    self.opened.append(len(trunks))
+    size = sum(map(len, trunks))
+    if size > self._room and not self._late:
+      raise trunk_scorer.OutOfMemory(f'no {size}')
+
+    def score(probes):
+      if size > self._room and len(self.opened) % 2:
+        raise trunk_scorer.OutOfMemory(f'no {size}')
+      text = lambda p: [*trunks[p.trunk][: p.anchor], *p.tokens]
+      return np.array([np.sin(sum(text(p))) for p in probes], np.float32)
+
+    batch = lambda: None
+    batch.score = score
+    return batch
+
+
+def many(num):
+  return [
+      tiny.trace(f't{i}', f'Is it {i}?', f'It is {i}. ' * (1 + i % 5))
+      for i in range(num)
+  ]
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_out_of_memory_halves_the_group_and_loses_nothing(
+    tokenizer, caplog, late
 ):
-  judge, done = generate_judge(model, tokenizer, temperature), []
-  verdicts = judge(ITEMS, done.append)
-  for verdict in verdicts:
-    assert verdict.enough == prompts.parse_verdict(verdict.response)
-    assert verdict.p_enough is None and verdict.margin is None
-  assert len(done) == len(ITEMS)
-  # Draws are named by trace and length, not by who else is asked.
-  assert [judge([item], quiet)[0] for item in ITEMS] == verdicts
+  traces = many(21)
+  binary = lambda reading: search.binary(reading.num_cuts)
+
+  def run(scorer):
+    judge = tiny.label_judge(scorer, tokenizer)
+    readings = [judge.read(trace, tiny.LIMIT) for trace in traces]
+    return judge.search(readings, binary, tiny.quiet)
+
+  roomy, scarce = Scarce(10**6, late), Scarce(400, late)
+  expected = run(roomy)
+  with caplog.at_level('WARNING'):
+    found = run(scarce)
+  assert list(found) == [trace.id for trace in traces]
+  assert found == expected
+  assert roomy.opened == [21]
+  assert scarce.opened[0] == 21 and scarce.opened[1] in (10, 11)
+  assert 'Out of memory with 21 traces' in caplog.text
+  assert 'half' in caplog.text
+  # What was too much once is not tried again.
+  failures = caplog.text.count('Out of memory')
+  assert failures < len(scarce.opened) / 2 + 1
 
 
-def test_replies_go_to_their_items(tokenizer):
-  class Parrot:
-    """Says whether the prompt ends a sentence; finishes in reverse."""
-
-    def run(self, requests):
-      for request in reversed(list(requests)):
-        text = tokenizer.decode(request.tokens, skip_specials=False)
-        says = '[ENOUGH]' if '19.<|im_end|>' in text else '[NOT_ENOUGH]'
-        tokens = tuple(tokenizer.encode(says))
-        yield sampler_lib.Completion(request.id, tokens, 'stop')
-
-  judge = object.__new__(judge_lib.GenerateJudge)
-  judge_lib._Prompted.__init__(judge, tokenizer, 'brief')
-  judge._sampler, judge._seed, judge._max_tokens = Parrot(), 0, 6
-  verdicts = judge(ITEMS, quiet)
-  assert [v.enough for v in verdicts] == [True, False, False, False]
-  assert verdicts[1].response == '[NOT_ENOUGH]'
+def test_one_trace_that_does_not_fit_is_an_error_of_the_config(tokenizer):
+  judge = tiny.label_judge(Scarce(10, False), tokenizer)
+  readings = [judge.read(trace, tiny.LIMIT) for trace in many(3)]
+  with pytest.raises(errors.ConfigError) as e:
+    judge.search(readings, tiny.everything, tiny.quiet)
+  assert 'config.compute.judge_tokens' in str(e.value)
+  assert 'does not fit the memory (no ' in str(e.value)
 
 
-def test_an_unknown_prompt_is_met_before_any_work(model, tokenizer):
-  del model
+@pytest.mark.parametrize('name', [*search.SEARCHES])
+def test_every_search_finds_the_same_with_a_trunk_and_without(
+    tokenizer, scorers, name
+):
+  pick = rules.find('stable', num=2, threshold=0.5)
+  begin = search.find(name, pick)
+  found = []
+  for scorer in scorers.values():
+    judge = tiny.label_judge(scorer, tokenizer)
+    readings = [judge.read(trace, tiny.LIMIT) for trace in tiny.TRACES]
+    known = judge.search(readings, lambda r: begin(r.num_cuts), tiny.quiet)
+    found.append({k: (f.cut, list(f.verdicts)) for k, f in known.items()})
+  assert found[0] == found[1]
+
+
+def test_nothing_to_judge(tokenizer, scorer):
+  judge = tiny.label_judge(scorer, tokenizer)
+  assert judge.search([], tiny.everything, tiny.quiet) == {}
+
+
+def test_an_unknown_prompt_is_met_before_any_work(tokenizer):
   with pytest.raises(errors.ConfigError, match="'nope': no such prompt"):
-    judge_lib._Prompted(tokenizer, 'nope')
+    judge_lib.LabelJudge(
+        Scarce(1, False), tokenizer, 'nope', calibration=tiny.RAW, abstain=0.0
+    )

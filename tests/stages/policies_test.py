@@ -1,15 +1,16 @@
 """Each choice of a config does what it says, and the files tell of it."""
 
+import itertools
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from palign_jax.checkpoints import hf_import
-from palign_jax.core import errors
-from palign_jax.judging import search
-from palign_jax.stages import truncate
+from palign_jax.core import errors, jsonl
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from tests import fakes
 
@@ -349,3 +350,144 @@ def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start):
 def test_training_on_nothing_is_an_error(start):
   with pytest.raises(errors.DataError, match='nothing to train on; assemble/r'):
     start(['sft'], files={'assemble/train.jsonl': []})
+
+
+CURVE = {'truncate__search': 'curve', 'truncate__threshold': 0.5}
+
+
+def nested(section, **values):
+  """Returns a nested section of truncate with other values."""
+  return {f'truncate__{section}': {**common.base().truncate[section], **values}}
+
+
+def test_a_curve_tells_where_every_rule_would_cut(start):
+  run = start(JUDGED, **CURVE, truncate__rule='stable', truncate__stable=2)
+  rows = run.rows('truncate/prefixes.jsonl')
+  for row in rows:
+    said = [probe['enough'] for probe in row['probes']]
+    first = said.index(True) + 1 if True in said else None
+    assert set(row['cuts']) == {'first', 'stable', 'isotonic'}
+    assert row['cuts']['first'] == first
+    taken = row['sufficient_sentences'] if row['is_sufficient'] else None
+    assert taken == row['cuts']['stable']
+  facts = summary(run, 'truncate')
+  pairs = [
+      pair
+      for row in rows
+      for pair in itertools.pairwise(p['enough'] for p in row['probes'])
+  ]
+  falls = sum(a and not b for a, b in pairs)
+  assert facts['violations'] == round(falls / len(pairs), 4)
+  assert 0 <= facts['traces_with_violations'] <= 1
+  assert facts['trunk_tokens'] < facts['tokens'] < facts['prompt_tokens']
+
+
+def test_a_shared_trunk_changes_no_row(start):
+  run = start(JUDGED, **CURVE)
+  rows = run.rows('truncate/prefixes.jsonl')
+  shutil.rmtree(run.path)
+  run = start(JUDGED, **CURVE, compute__shared_trunk=False)
+  for row, plain in zip(rows, run.rows('truncate/prefixes.jsonl'), strict=True):
+    assert row['sufficient_reasoning'] == plain['sufficient_reasoning']
+    assert row['p_enough'] == pytest.approx(plain['p_enough'], abs=1e-5)
+  assert not summary(run, 'truncate')['shared_trunk']
+
+
+def test_calibration_on_the_rows_of_a_yardstick(start, tmp_path):
+  run = start(JUDGED, **CURVE)
+  raw = [r['probes'] for r in run.rows('truncate/prefixes.jsonl')]
+  p = sorted(probe['p_enough'] for probes in raw for probe in probes)
+  between = (p[3] + p[4]) / 2
+  path = tmp_path / 'rows.jsonl'
+  jsonl.write(path, [{'p_enough': x, 'label': int(x > between)} for x in p])
+  shutil.rmtree(run.path)
+  run = start(JUDGED, **CURVE, truncate__calibration_rows=str(path))
+  rows = run.rows('truncate/prefixes.jsonl')
+  assert [[probe['enough'] for probe in row['probes']] for row in rows] == [
+      [probe['p_enough'] > between for probe in probes] for probes in raw
+  ]
+  facts = summary(run, 'truncate')['calibration']
+  assert facts['num_rows'] == len(p)
+  assert facts['threshold'] == pytest.approx(between, abs=1e-5)
+  manifest = json.loads((run.path / 'manifest.json').read_text())
+  assert 'truncate.calibration_rows' in manifest['inputs']
+
+
+def test_a_verified_cut_is_proven_by_continuations(start):
+  """A trace that says its answer first proves any prefix it has."""
+  run = start(
+      JUDGED,
+      **CURVE,
+      truncate__verdict='verified',
+      **nested('verify', k=3, pass_rate=0.3, max_tokens=24, temperature=1.0),
+  )
+  rows = run.rows('truncate/prefixes.jsonl')
+  for row in rows:
+    *failed, last = row['rollouts']
+    assert all(proof['passes'] < 1 for proof in failed)
+    assert {proof['k'] for proof in row['rollouts']} == {3}
+    if row['is_sufficient']:
+      assert last['passes'] >= 1
+      assert last['sentences'] == row['sufficient_sentences']
+    else:
+      assert (row['reason'], last['passes']) == ('no_prefix', 0)
+  proofs = summary(run, 'truncate')['proofs']
+  assert proofs['rollouts'] == 3 * proofs['cuts']
+  assert any(row['is_sufficient'] for row in rows)
+
+
+def test_a_gold_that_proves_nothing_leaves_the_labels_their_word(start):
+  trace = {**fakes.traces(1)[0], 'answer': None}
+  run = start(
+      ['truncate'],
+      files={'teach/traces.jsonl': [trace]},
+      truncate__verdict='verified',
+      truncate__threshold=0.01,
+  )
+  (row,) = run.rows('truncate/prefixes.jsonl')
+  assert (row['status'], row['reason']) == ('kept', 'unverifiable')
+  assert 'rollouts' not in row and row['sufficient_sentences'] == 1
+
+
+def test_a_yardstick_is_laid_to_some_traces(start):
+  run = start(
+      JUDGED,
+      **nested('yardstick', traces=3, cuts=2, k=2),
+      **nested('verify', max_tokens=24, temperature=1.0),
+  )
+  rows = run.rows('truncate/yardstick.jsonl')
+  assert len({row['id'] for row in rows}) == 3
+  assert {row['k'] for row in rows} == {2}
+  prefixes = {r['id']: r for r in run.rows('truncate/prefixes.jsonl')}
+  for row in rows:
+    prefix = prefixes[row['id']]
+    assert row['chosen'] == (row['sentences'] == prefix['sufficient_sentences'])
+    for probe in prefix['probes']:
+      if probe['sentences'] == row['sentences']:
+        assert row['p_enough'] == pytest.approx(probe['p_enough'], abs=1e-5)
+  facts = summary(run, 'truncate')['yardstick']
+  assert set(facts['judges']) == {'label', 'prior', 'isotonic', 'rollouts'}
+  assert facts['cuts'] == len(rows) and facts['rollouts'] == 2 * len(rows)
+  tokens = {k: v['tokens_per_trace'] for k, v in facts['judges'].items()}
+  assert 0 < tokens['label'] < tokens['prior'] < tokens['rollouts']
+
+
+def test_with_nothing_sufficient_the_context_bounds_the_whole(start):
+  run = start(
+      ['truncate'],
+      files={'teach/traces.jsonl': [LONG]},
+      truncate__too_long='fit',
+      truncate__none_enough='whole',
+      **NEVER,
+  )
+  (row,) = run.rows('truncate/prefixes.jsonl')
+  longest = max(probe['sentences'] for probe in row['probes'])
+  assert row['sufficient_sentences'] == longest < row['total_sentences'] == 60
+  assert (row['status'], row['reason']) == ('kept', 'no_prefix')
+
+
+def test_a_prompt_longer_than_the_context_is_met_before_any_work(start):
+  with pytest.raises(
+      errors.ConfigError, match=r"config.prompts.judge: 'brief'"
+  ):
+    start(JUDGED, truncate__verdict='generate', truncate__max_tokens=470)

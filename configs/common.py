@@ -143,7 +143,7 @@ def base() -> ml_collections.ConfigDict:
   config.report = dict()
   config.compute = dict(
       num_rows=64,
-      judge_tokens=65_536,
+      judge_tokens=2048,
       memory_gib=0.0,  # Found out.
       shared_trunk=True,
       prefill_tokens=65_536,

@@ -43,7 +43,7 @@ def get_config(arg=None):
   config.compute.update(
       num_rows=64,
       group=320,
-      judge_tokens=16_384,
+      judge_tokens=1024,
       prefill_tokens=8192,
       rows_per_device=4,
       loss_chunk=0,

@@ -104,27 +104,36 @@ def logical_axes(config: config_lib.ModelConfig, rank: int = 0) -> Params:
   return {**_axes(nnx.state(ends, nnx.Param)), 'layers': stack}
 
 
-def unstack(params: Params) -> Params:
+def unstack(params: Params, *, consume: bool = False) -> Params:
   """Returns the same weights with `layers` as a tuple, one tree per layer.
 
-  Each lies where its stack lay.  Weights that are unstacked are left alone.
+  Args:
+    params: Weights; if they are unstacked they are returned as they are.
+    consume: Deletes each stack as soon as it is split, so that there are never
+      two copies of all weights.
+
+  Returns:
+    The weights, each where its stack lay.
   """
   stack = params['layers']
   if isinstance(stack, tuple):
     return params
 
-  def place(x):
+  def split(x):
     where = getattr(x, 'sharding', None)
-    if not isinstance(where, NamedSharding):
-      return None
-    return NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+    if isinstance(where, NamedSharding):
+      where = NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+    else:
+      where = None
+    parts = jax.jit(lambda x: tuple(x), out_shardings=where)(x)
+    if consume:
+      jax.block_until_ready(parts)
+      x.delete()
+    return parts
 
-  num_layers = len(jax.tree.leaves(stack)[0])
-  split = lambda stack: tuple(
-      jax.tree.map(lambda x, i=i: x[i], stack) for i in range(num_layers)
-  )
-  where = (jax.tree.map(place, stack),) * num_layers
-  return {**params, 'layers': jax.jit(split, out_shardings=where)(stack)}
+  leaves, shape = jax.tree.flatten(stack)
+  each = zip(*map(split, leaves), strict=True)
+  return {**params, 'layers': tuple(shape.unflatten(part) for part in each)}
 
 
 def _block(config: config_lib.ModelConfig, layer: Params) -> layers.Block:

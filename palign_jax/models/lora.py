@@ -53,11 +53,18 @@ def logical_axes(config: config_lib.ModelConfig, rank: int) -> decoder.Params:
 
 
 def join(params: decoder.Params, adapters: decoder.Params) -> decoder.Params:
-  """Returns one tree with the adapters beside their kernels (no copies)."""
-  flat = traverse_util.flatten_dict(params)
-  return traverse_util.unflatten_dict(
-      flat | traverse_util.flatten_dict(adapters)
-  )
+  """Returns one tree with the adapters beside their kernels (no copies).
+
+  Both are stacked, or both are unstacked.
+  """
+  flatten = traverse_util.flatten_dict
+  beside = lambda a, b: traverse_util.unflatten_dict(flatten(a) | flatten(b))
+  layers = params['layers'], adapters['layers']
+  if isinstance(layers[0], tuple):
+    both = tuple(map(beside, *layers))
+  else:
+    both = beside(*layers)
+  return {**params, 'layers': both}
 
 
 def merge(

@@ -72,6 +72,7 @@ class Context:
       self, settings: settings_lib.Settings, workdir: workdir_lib.Workdir
   ):
     self.settings, self.workdir = settings, workdir
+    self._held: tuple[tuple[str, bool], Student] | None = None
 
   @functools.cached_property
   def mesh(self) -> jax.sharding.Mesh:
@@ -97,32 +98,41 @@ class Context:
     hf_import.check_vocab(model, tokenizer.size)
     return Student(model, tokenizer, model.params, 0.0, dtype)
 
-  @functools.lru_cache(maxsize=1)  # noqa: B019  One model at a time.
-  def load(self, which: str) -> Student:
-    """Returns a model of the config: 'student' or 'teacher'.
+  def load(self, which: str, *, stacked: bool = False) -> Student:
+    """Returns a model of the config; the one returned before is let go.
+
+    Args:
+      which: 'student' or 'teacher'.
+      stacked: As training wants the layers; else as judging and sampling do.
 
     Raises:
       CheckpointError: If it cannot be loaded.
     """
-    described = self.describe(which)
-    model = hf_import.load(
-        described.model.folder, dtype=described.dtype, mesh=self.mesh
-    )
-    return dataclasses.replace(described, model=model, params=model.params)
+    if self._held is None or self._held[0] != (which, stacked):
+      self._held = None  # Two models at once might not fit.
+      described = self.describe(which)
+      params = self._read(described.model.folder, described.dtype, stacked)
+      student = dataclasses.replace(described, params=params)
+      self._held = (which, stacked), student
+    return self._held[1]
+
+  def _read(self, folder, dtype, stacked: bool) -> decoder.Params:
+    params = hf_import.load(folder, dtype=dtype, mesh=self.mesh).params
+    return params if stacked else decoder.unstack(params, consume=True)
 
   def trained(self) -> Student:
     """Returns the student after `sft`: its export, or base and adapter."""
     folder = self.workdir / 'sft'
-    student = self.load('student')
     if self.settings.sft.method == 'full':
-      model = hf_import.load(
-          folder / 'export', dtype=student.dtype, mesh=self.mesh
-      )
-      return dataclasses.replace(student, model=model, params=model.params)
+      self._held = None
+      student = self.describe('student')
+      params = self._read(folder / 'export', student.dtype, False)
+      return dataclasses.replace(student, params=params)
+    student = self.load('student')
     adapters, scale = hf_import.load_adapter(
         folder / 'adapter', student.model.config, mesh=self.mesh
     )
-    params = lora.join(student.params, adapters)
+    params = lora.join(student.params, decoder.unstack(adapters))
     return dataclasses.replace(student, params=params, lora_scale=scale)
 
   def sampler(self, student: Student, drawing) -> sampler_lib.Sampler:

@@ -269,7 +269,8 @@ class Compute:
 
   Attributes:
     num_rows: Rows decoded together.  Another number is another rounding.
-    judge_tokens: Tokens judged together, padding included.
+    judge_tokens: Tokens that a group of devices with one copy of the rows
+      judges together, padding included.
     memory_gib: Memory that judging may take on a device, weights included; 0
       finds out (the device's own; on a CPU the limit of its cgroup).
     shared_trunk: Whether a trace is read once for all its probes; False reads

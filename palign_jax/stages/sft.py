@@ -161,7 +161,8 @@ def _weights_to_train(context: context_lib.Context):
       keys.fold(context.settings.seed, 'sft', 'lora')
   )
   make = functools.partial(lora.init, config, s.rank)
-  return context.load('student').params, jax.jit(make, out_shardings=where)(key)
+  base = context.load('student', stacked=True).params
+  return base, jax.jit(make, out_shardings=where)(key)
 
 
 def _scale(context: context_lib.Context) -> float:

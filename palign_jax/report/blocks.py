@@ -6,6 +6,16 @@ so that nothing a model or a data set wrote can become markup.
 
 from collections.abc import Sequence
 import dataclasses
+import typing
+from typing import Protocol
+
+
+@typing.runtime_checkable
+class Picture(Protocol):
+  """What plots.py draws."""
+
+  svg: str
+  png: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +100,11 @@ class Section:
 
 
 Block = Text | Headline | Table | Figure | Passage | Fold
+
+
+def figure(name: str, caption: str, picture: Picture) -> Figure:
+  """Returns a drawing with its caption."""
+  return Figure(name, caption, picture.svg, picture.png)
 
 
 def missing(file: str, stage: str) -> Text:

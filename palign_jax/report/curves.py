@@ -98,6 +98,7 @@ class Probes:
   total: int  # Sentences of the trace.
   cut: int | None  # Sentences kept.
   probes: Sequence[tuple[int, float]]  # Sentences, p_enough.
+  cuts: Mapping[str, int]  # Where each rule would cut; empty if none could.
 
 
 def p_enough(
@@ -137,6 +138,7 @@ def _p_enough(axes, traces, threshold):
       ax.axvline(trace.cut, color=plots.COLORS['warn'], lw=1.2)
     if not many:
       _number(ax, trace)
+    _rules(ax, trace)
     cut = f'cut {trace.cut}/{trace.total}' if trace.cut else 'dropped'
     ax.set_title(
         f'{plots.short(trace.id, 16)}  ', loc='left', color=plots.COLORS['ink']
@@ -167,6 +169,27 @@ def _number(ax, trace):
         ha='right',
         size=7,
         color=plots.COLORS['quiet'],
+    )
+
+
+def _rules(ax, trace):
+  """Marks where each rule would cut; those that agree share a line."""
+  by_cut = {}
+  for name, cut in trace.cuts.items():
+    by_cut.setdefault(cut, []).append(name)
+  for cut, names in by_cut.items():
+    quiet = plots.COLORS['quiet']
+    ax.axvline(cut, color=quiet, lw=0.9, ls=(0, (1, 2)))
+    ax.annotate(
+        ', '.join(plots.short(name, 12) for name in names),
+        (cut, 0),
+        (-2, 2) if cut > trace.total / 12 else (2, 2),
+        textcoords='offset points',
+        rotation=90,
+        ha='right' if cut > trace.total / 12 else 'left',
+        va='bottom',
+        size=6,
+        color=quiet,
     )
 
 

@@ -1,16 +1,6 @@
 """How the run got there: its data, its training and its cost, by stage."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from palign_jax.report import bars, blocks, curves, inputs, measures, numbers
-
-# Panels of p_enough along a trace.
-_NUM_PANELS = 6
-
-
-def _figure(name: str, caption: str, picture) -> blocks.Figure:
-  return blocks.Figure(name, caption, picture.svg, picture.png)
 
 
 def retention(run: inputs.Run) -> blocks.Section:
@@ -19,7 +9,7 @@ def retention(run: inputs.Run) -> blocks.Section:
   found = []
   if levels and levels[0].left:
     found.append(
-        _figure(
+        blocks.figure(
             'funnel',
             'Questions left after each stage; in grey those lost there, by'
             ' reason.',
@@ -90,76 +80,6 @@ def _rows_by_reason(run: inputs.Run) -> blocks.Table:
   )
 
 
-def prefixes(run: inputs.Run) -> blocks.Section:
-  """How much of each trace the judge needed, and how it decided."""
-  section = lambda found: blocks.Section(
-      'prefixes', 'What the judge kept', 'Prefixes', found
-  )
-  if run.prefixes is None:
-    return section([blocks.missing('truncate/prefixes.jsonl', 'truncate')])
-  kept = [p for p in run.prefixes if measures.kept(p)]
-  ratios = lambda flag: [
-      ratio
-      for p in kept
-      if (ratio := numbers.number(p.get('prefix_ratio'))) is not None
-      and bool(p.get('is_sufficient')) == flag
-  ]
-  sufficient, others = ratios(True), ratios(False)
-  found = []
-  if sufficient or others:
-    found.append(
-        _figure(
-            'prefix_ratio',
-            'Prefix ratio: sentences kept as a share of all. Judged'
-            f' enough: {numbers.count(len(sufficient))}; kept without such a'
-            f' verdict: {numbers.count(len(others))}.',
-            bars.ratios(sufficient, others),
-        )
-    )
-  else:
-    found.append(blocks.Text('No prefix was kept.', 'missing'))
-  panels = [p for p in map(_probes, run.prefixes) if p is not None]
-  if panels:
-    panels.sort(key=lambda p: ((p.cut or 0) / max(1, p.total), p.id))
-    chosen = measures.thin(panels, _NUM_PANELS)
-    section_config = run.config.get('truncate') or {}
-    threshold = numbers.number(section_config.get('threshold'))
-    found.append(
-        _figure(
-            'p_enough',
-            f'p_enough along {len(chosen)} of {len(panels):,} traces, from the'
-            ' shortest to the longest prefix ratio. Small numbers: the order'
-            ' of the probes; vertical line: the cut.'
-            + (' Dashed: the threshold.' if threshold is not None else ''),
-            curves.p_enough(chosen, threshold),
-        )
-    )
-  else:
-    found.append(
-        blocks.Text('These prefixes carry no probes with p_enough.', 'missing')
-    )
-  return section(found)
-
-
-def _probes(prefix: Mapping[str, Any]) -> curves.Probes | None:
-  pairs = [
-      (int(sentences), p)
-      for probe in prefix.get('probes') or ()
-      if (sentences := numbers.number(probe.get('sentences'))) is not None
-      and (p := numbers.number(probe.get('p_enough'))) is not None
-  ]
-  total = numbers.number(prefix.get('total_sentences'))
-  if not pairs or not total:
-    return None
-  cut = numbers.number(prefix.get('sufficient_sentences'))
-  return curves.Probes(
-      id=str(prefix.get('id')),
-      total=int(total),
-      cut=int(cut) if measures.kept(prefix) and cut else None,
-      probes=pairs,
-  )
-
-
 def training(run: inputs.Run) -> blocks.Section:
   """The loss curve, with the numbers at both ends."""
   section = lambda found: blocks.Section(
@@ -199,7 +119,7 @@ def training(run: inputs.Run) -> blocks.Section:
     facts.append(['tokens per second, median', numbers.count(median)])
   return section(
       [
-          _figure(
+          blocks.figure(
               'loss',
               'Training loss; thin: as logged, thick: running mean.',
               curves.loss(steps, losses),
@@ -233,7 +153,7 @@ def lengths(run: inputs.Run) -> blocks.Section:
     found = [blocks.Text('There are no texts yet.', 'missing')]
   else:
     found = [
-        _figure(
+        blocks.figure(
             'lengths',
             'Lengths in characters: median, middle half and middle 90%.',
             bars.lengths(rows),

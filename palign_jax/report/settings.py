@@ -23,6 +23,8 @@ _FIRST = (
     ('seed', 'seed'),
 )
 _HASH_LETTERS = 16
+# Of a summary, what has columns or a section of its own.
+_ELSEWHERE = ('seconds', 'tokens', 'rates', 'yardstick', 'calibration')
 
 
 def flatten(values: Mapping[str, Any], at: str = '') -> dict[str, Any]:
@@ -155,11 +157,7 @@ def _tokens(value: Any) -> float | None:
 def _counts(summary: Mapping[str, Any]) -> str:
   """Writes what else a summary says, in its own words."""
   flat = flatten(
-      {
-          name: value
-          for name, value in summary.items()
-          if name not in ('seconds', 'tokens', 'rates')
-      }
+      {name: value for name, value in summary.items() if name not in _ELSEWHERE}
   )
   return ', '.join(
       f'{name.removeprefix("counts.").replace("_", " ")} {numbers.plain(value)}'

@@ -106,6 +106,23 @@ def _trace(rng: np.random.Generator, i: int, repeats: int) -> dict[str, Any]:
   }
 
 
+def _curve(rng, p, total: int) -> dict[str, Any]:
+  """Probes at every boundary, and where three rules would cut."""
+  values = [p(n) + 0.12 * rng.standard_normal() for n in range(1, total + 1)]
+  values = [round(min(max(x, 0.001), 0.999), 4) for x in values]
+  first = next((n for n, x in enumerate(values, 1) if x >= 0.5), None)
+  return {
+      'probes': [
+          {'sentences': n, 'p_enough': x} for n, x in enumerate(values, 1)
+      ],
+      'cuts': {
+          'first': first,
+          'stable': first and min(first + 1, total),
+          'isotonic': first and min(first + 1, total),
+      },
+  }
+
+
 def _prefix(rng: np.random.Generator, trace: Mapping, i: int) -> dict[str, Any]:
   text = trace['Long-CoT']
   ends = [k + 1 for k, c in enumerate(text) if text[k : k + 2] == '. ']
@@ -143,6 +160,7 @@ def _prefix(rng: np.random.Generator, trace: Mapping, i: int) -> dict[str, Any]:
       'prefix_end': 0 if reason else ends[cut - 1],
       'status': 'dropped' if reason else 'kept',
       'reason': reason,
+      **(_curve(rng, p, total) if i % 2 else {}),
   }
 
 
@@ -289,10 +307,44 @@ def _manifest() -> dict[str, Any]:
   }
 
 
+def _judged(traces: int) -> dict[str, Any]:
+  cost = lambda tokens: {
+      'tokens_per_trace': tokens,
+      'seconds_per_trace': tokens / 9000,
+  }
+  score = lambda x: {'auroc': x, 'low': x - 0.07, 'high': min(x + 0.06, 1.0)}
+  return {
+      'probes': 6 * traces,
+      'no_prefix': 3,
+      'abstained': 2,
+      'margin_below_0.1': 0.0312,
+      'violations': 0.0541,
+      'traces_with_violations': 0.2167,
+      'prompt_tokens': 812_000,
+      'trunk_tokens': 61_000,
+      'calibration': {'threshold': 0.5, 'prior': False, 'num_rows': 0},
+      'yardstick': {
+          'traces': 16,
+          'cuts': 61,
+          'rollouts': 244,
+          'passing': 0.5246,
+          'passes': 0.498,
+          'too_early': 3,
+          'chosen': 15,
+          'judges': {
+              'label': score(0.812) | cost(410),
+              'prior': score(0.83) | cost(560),
+              'isotonic': score(0.861) | cost(720),
+              'rollouts': cost(5200),
+          },
+      },
+  }
+
+
 def _summaries(workdir, traces: int, completions: int, rows: int) -> None:
   for stage, seconds, tokens, counts in (
       ('teach', 61.2, 131_000, {'traces': traces}),
-      ('truncate', 14.9, 96_410, {'probes': 6 * traces, 'no_prefix': 3}),
+      ('truncate', 14.9, 96_410, _judged(traces)),
       ('align', 33.1, 58_020, {'completions': completions}),
       ('assemble', 2.4, 0, {'train': rows, 'wrong': 9}),
       ('sft', 121.7, 641_000, {'steps': 300, 'examples': rows}),

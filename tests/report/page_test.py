@@ -178,7 +178,7 @@ def test_an_empty_workdir_gives_a_page_that_says_so(tmp_path):
   workdir = epath.Path(tmp_path)
   page.render(workdir, {})
   text = (workdir / 'report/index.html').read_text()
-  assert text.count('class="missing"') == 15
+  assert text.count('class="missing"') == 16
   assert 'has not been graded before and after' in text
   assert '<svg' not in text
 

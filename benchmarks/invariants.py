@@ -11,30 +11,32 @@ from typing import Any
 from etils import epath
 
 from palign_jax.core import jsonl
+from palign_jax.judging import trunk_scorer
 from palign_jax.text import prompts, sentences
 
 Tokens = tuple[int, ...]
 
 
 class Seen:
-  """While entered, notes what a class's `score` is asked."""
+  """While entered, notes the whole prompts that batches of trunks score."""
 
-  def __init__(self, scorer: type):
-    self._scorer, self._score = scorer, scorer.score
+  def __init__(self):
+    self._score = trunk_scorer.Batch.score
     self.tokens: list[Tokens] = []
 
   def __enter__(self) -> 'Seen':
     score, tokens = self._score, self.tokens
 
-    def noting(scorer, questions, *args):
-      tokens.extend(tuple(question.tokens) for question in questions)
-      return score(scorer, questions, *args)
+    def noting(batch, probes):
+      trunk = lambda probe: batch._trunks[probe.trunk][: probe.anchor]
+      tokens.extend((*trunk(p).tolist(), *p.tokens) for p in probes)
+      return score(batch, probes)
 
-    self._scorer.score = noting
+    trunk_scorer.Batch.score = noting
     return self
 
   def __exit__(self, kind, *exc):
-    self._scorer.score = self._score
+    trunk_scorer.Batch.score = self._score
 
 
 def check(

@@ -31,7 +31,6 @@ from palign_jax import main as palign
 from palign_jax.checkpoints import hf_config, hf_export, hf_import
 from palign_jax.core import command, jsonl
 from palign_jax.data import traces as traces_lib
-from palign_jax.judging import scorer as scorer_lib
 from palign_jax.models import decoder
 from palign_jax.text import sentences, tokenizer as tokenizer_lib
 
@@ -193,7 +192,7 @@ def main():
   traces = choose(args, tokenizer_lib.load(student))
   jsonl.write(place / 'traces.jsonl', traces)
   config = make_config(args, student, place / 'traces.jsonl')
-  where, seen = machine(), invariants.Seen(scorer_lib.Scorer)
+  where, seen = machine(), invariants.Seen()
   begin = time.monotonic()
   with seen, command.one_line_errors():
     palign.run(config, run, _STAGES)

@@ -15,7 +15,14 @@ import numpy as np
 
 from palign_jax.checkpoints import hf_import
 from palign_jax.core import keys
-from palign_jax.judging import judge as judge_lib, scorer as scorer_lib
+from palign_jax.judging import (
+    calibration,
+    judge as judge_lib,
+    search,
+    trace as trace_lib,
+    trunk_scorer,
+    yardstick,
+)
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import sampler as sampler_lib
 from palign_jax.sandbox import teacher as teacher_lib, world
@@ -83,6 +90,30 @@ class Model:
       )
     return right
 
+  def margins(self, traces: list[trace_lib.Trace]) -> np.ndarray:
+    """Returns the log-odds of the labels at the end of each trace."""
+    labels = judge_lib.LabelJudge(
+        trunk_scorer.TrunkScorer(
+            self.model.params,
+            self.model.config,
+            mesh=self.mesh,
+            dtype=jnp.float32,
+            budget=None,
+            judge_tokens=16_384,
+        ),
+        self.tokenizer,
+        'brief',
+        calibration=calibration.Calibration(0.5),
+        abstain=0.0,
+    )
+    limit = self.model.max_positions
+    found = labels.search(
+        [labels.read(trace, limit) for trace in traces],
+        lambda reading: search.ask([1]),
+        lambda count: None,
+    )
+    return np.array([f.verdicts[1].margin for f in found.values()])
+
 
 def accuracy(model: Model) -> dict[int, float]:
   """Returns the share of right answers by number of steps."""
@@ -96,13 +127,6 @@ def accuracy(model: Model) -> dict[int, float]:
   return dict(zip(_STEPS, by_steps.round(3).tolist(), strict=True))
 
 
-def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
-  """Returns the chance that a success scores above a failure (ties: half)."""
-  good, bad = scores[labels], scores[~labels]
-  above = (good[:, None] > bad[None]).mean()
-  return float(above + (good[:, None] == bad[None]).mean() / 2)
-
-
 def judge(model: Model) -> dict[str, float]:
   """Returns how well p_enough predicts the success of continuations."""
   rng, cuts = np.random.default_rng(_SEED), []
@@ -112,29 +136,17 @@ def judge(model: Model) -> dict[str, float]:
       text = teacher_lib.trace(problem, _SEED)
       end = int(rng.choice(teacher_lib.sentence_ends(text)[:-1]))
       cuts.append((problem, text[:end]))
-  labels = judge_lib.LabelJudge(
-      scorer_lib.Scorer(
-          model.model.params,
-          model.model.config,
-          mesh=model.mesh,
-          dtype=jnp.float32,
-          max_tokens=16_384,
-      ),
-      model.tokenizer,
-      'brief',
-      threshold=0.5,
-      abstain=0.0,
-  )
-  items = [
-      judge_lib.Item(problem.id, i, problem.question, prefix)
+  traces = [
+      trace_lib.Trace(str(i), problem.question, prefix, [len(prefix)])
       for i, (problem, prefix) in enumerate(cuts)
   ]
-  verdicts = labels(items, lambda count: None)
-  margins = np.array([verdict.margin for verdict in verdicts])
+  margins = model.margins(traces)
   again = [cut for cut in cuts for _ in range(_ROLLOUTS.value)]
   wins = model.right(again).reshape(len(cuts), -1)
   return {
-      'auroc': round(auroc(margins.repeat(wins.shape[1]), wins.ravel()), 3),
+      'auroc': round(
+          yardstick.auroc(margins.repeat(wins.shape[1]), wins.ravel()), 3
+      ),
       'enough': round(float(np.mean(margins > 0)), 3),
       'rollouts_right': round(float(wins.mean()), 3),
       'right_if_enough': round(float(wins[margins > 0].mean()), 3),

@@ -34,7 +34,8 @@ def budget(gib: float, mesh: Mesh) -> int:
     here = int(_SHARE * device.memory_stats()['bytes_limit'])
   if jax.process_count() == 1:
     return here
-  return int(np.min(multihost_utils.process_allgather(np.int64(here))))
+  mib = np.int32(here >> 20)  # Bytes would not fit JAX's integers.
+  return int(np.min(multihost_utils.process_allgather(mib))) << 20
 
 
 def _host_limit() -> int:

@@ -1,6 +1,12 @@
 """A fork's score is that of its whole text, read alone."""
 
+import dataclasses
+import json
+import os
 import re
+import socket
+import subprocess
+import sys
 
 from absl import logging
 import jax
@@ -66,6 +72,10 @@ def make_probes(per_trunk, trunks=TRUNKS):
   return probes
 
 
+def on(trunk, probe):
+  return dataclasses.replace(probe, trunk=trunk)
+
+
 PROBES = make_probes(19)
 
 
@@ -116,20 +126,13 @@ def test_a_trunk_is_read_once_and_only_as_far_as_needed():
 
 
 def test_company_order_and_room_change_no_bit(curve):
-  reverse = [
-      trunk_scorer.Probe(4 - p.trunk, p.anchor, p.tokens, p.yes, p.no)
-      for p in PROBES
-  ]
+  reverse = [on(4 - p.trunk, p) for p in PROBES]
   batch = make().open(TRUNKS[::-1])
   mixed = np.random.default_rng(4).permutation(len(PROBES))
   got = batch.score([reverse[i] for i in mixed])
   np.testing.assert_array_equal(got, curve[mixed])
   alone = [i for i, p in enumerate(PROBES) if p.trunk == 2]
-  probes = [
-      trunk_scorer.Probe(0, p.anchor, p.tokens, p.yes, p.no)
-      for p in (PROBES[i] for i in alone)
-  ]
-  got = make().open([TRUNKS[2]]).score(probes)
+  got = make().open([TRUNKS[2]]).score([on(0, PROBES[i]) for i in alone])
   np.testing.assert_array_equal(got, curve[alone])
 
 
@@ -213,6 +216,31 @@ def test_no_device_sends_keys_or_values():
         shape = re.search(r'\[([\d,]*)\]', line)[1]
         size = np.prod([int(n) for n in shape.split(',') if n] or [1])
         assert size < 1024 * 8, (key, line)  # A trunk's keys in one layer.
+
+
+def test_two_processes_say_what_one_says(want):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  command = [sys.executable, '-m', 'tests.judging.host', str(port)]
+  hosts = [
+      subprocess.Popen(
+          [*command, str(i)],
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+          text=True,
+          env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      )
+      for i in range(2)
+  ]
+  said = []
+  for host in hosts:
+    out, err = host.communicate(timeout=300)
+    assert not host.returncode, err[-2000:]
+    said.append(json.loads(out.splitlines()[-1]))
+  assert said[0] == said[1]
+  assert said[0]['budget'] == 2**30
+  np.testing.assert_allclose(said[0]['margins'], want, atol=1e-5)
 
 
 def test_heads_that_do_not_divide():

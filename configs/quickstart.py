@@ -27,6 +27,8 @@ def get_config(arg=None):
   # penalty on repetition would punish what every sum repeats.
   drawing = dict(top_p=0.9, repetition_penalty=1.0, max_tokens=352)
   config.teach.update(limit=320, **drawing)
+  config.truncate.verify.update(drawing)
+  config.truncate.yardstick.update(traces=12, cuts=3)
   config.align.update(n=2, **drawing)
   config.sft.update(
       method='full',
@@ -52,6 +54,7 @@ def get_config(arg=None):
   )
   if arg.smoke:
     config.teach.limit = 8
+    config.truncate.yardstick.traces = 0
     config.sft.epochs = 1
     config.align.n = 1
     config.compute.num_rows = 8

@@ -36,11 +36,13 @@ class Measured:
     rows: One per cut.
     tokens: Computed, by judge.
     seconds: Taken, by judge; programs that were compiled on the way included.
+    total_seconds: Of all this.
   """
 
   rows: list[Row]
   tokens: Mapping[str, int]
   seconds: Mapping[str, float]
+  total_seconds: float
 
 
 def sample(names: Sequence[str], num: int, seed: int) -> list[str]:
@@ -120,10 +122,11 @@ def measure(
             'label': int(proof.enough),
         }
     )
+  total_seconds = sum(meter.seconds.values())
   # The prior is asked beside the label.
   for counts in (meter.tokens, meter.seconds):
     counts['prior'] += counts['label']
-  return Measured(rows, meter.tokens, meter.seconds)
+  return Measured(rows, meter.tokens, meter.seconds, total_seconds)
 
 
 class _Meter:
@@ -159,6 +162,7 @@ def facts(measured: Measured, seed: int) -> dict[str, Any]:
       'passes': _mean([row['passes'] / max(row['k'], 1) for row in rows]),
       'too_early': early,
       'chosen': judged,
+      'seconds': round(measured.total_seconds, 2),
       'judges': {
           **{
               name: {**_auroc(rows, field, seed), **each(name)}

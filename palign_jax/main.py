@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from palign_jax.checkpoints import folders
 from palign_jax.core import command, errors, workdir as workdir_lib
 from palign_jax.data import questions as questions_lib
+from palign_jax.parallel import hosts
 from palign_jax.stages import context as context_lib, settings as settings_lib
 
 STAGES = (
@@ -141,6 +142,7 @@ def main(argv: list[str]):
   default = epath.Path('runs') / epath.Path(name).stem
   command.quiet_libraries()
   with command.one_line_errors():
+    hosts.join()
     run(_CONFIG.value, _WORKDIR.value or default, _STAGES.value)
 
 

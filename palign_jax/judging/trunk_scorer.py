@@ -27,6 +27,7 @@ from palign_jax.parallel import memory, mesh as mesh_lib
 _CHUNK = 128  # Tokens of a trunk that are read together.
 _FORKS = 16  # Of one trunk that are read together, if it has many.
 _FEW = 4  # Up to so many are read one by one.
+_ROWS = 32  # Of a program, at most: each is some instructions more.
 _SCORED = 16  # Trunks of which a single fork is read, together.
 
 
@@ -238,7 +239,7 @@ class TrunkScorer:
   @property
   def chunk_rows(self) -> int:
     """How many trunks of a row shard are read together."""
-    return self._judge_tokens // _CHUNK
+    return min(self._judge_tokens // _CHUNK, _ROWS)
 
   def _grow_program(self, num_rows: int, size: int) -> jax.stages.Compiled:
     B = self._shards * self.chunk_rows
@@ -258,7 +259,7 @@ class TrunkScorer:
     """Returns how many trunks of a row shard have forks read together."""
     if num_forks == 1:
       return _SCORED
-    return max(self._judge_tokens // (num_forks * width), 1)
+    return min(max(self._judge_tokens // (num_forks * width), 1), _ROWS)
 
   def _fork_program(
       self, num_rows: int, size: int, num_forks: int, width: int

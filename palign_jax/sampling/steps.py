@@ -1,211 +1,277 @@
 """The jitted half of the sampler.
 
-Rows share a batch and nothing else.  The shapes a row meets follow from its
-bucket and its slot (`buckets.py`), so its bits do not depend on the rest.
+A row's bits follow from its own tokens alone: not from its place, its
+neighbours, the capacity of the cache or when it was admitted.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Bool, Int, UInt32
 
 from palign_jax.models import config as config_lib, decoder
 from palign_jax.parallel import mesh as mesh_lib
-from palign_jax.sampling import logits as logits_lib
+from palign_jax.sampling import attend, logits as logits_lib, weights
 
-# What a row keeps on the device: its keys and values, and which tokens it has
-# seen, bool [B V] (None where the penalty is 1).
-Memory = tuple[decoder.Cache, Array | None]
+STEPS = 16  # Tokens per row and call of `decode`, at most.
 
-Shardings = tuple[NamedSharding, NamedSharding]  # Of the two parts of Memory.
-
-STEPS = 32  # Tokens per call of `decode`, at most.
-_STATIC = ('config', 'sampling', 'vocab_limit', 'dtype', 'lora_scale')
-
-
-def unstack(params: decoder.Params) -> decoder.Params:
-  """Returns weights by layer, each where its stack was."""
-  if isinstance(params['layers'], tuple):
-    return params
-
-  def place(x):
-    if not isinstance(x.sharding, NamedSharding):
-      return None
-    spec = PartitionSpec(*x.sharding.spec[1:])
-    return NamedSharding(x.sharding.mesh, spec)
-
-  layers = params['layers']
-  num = len(jax.tree.leaves(layers)[0])
-  where = (jax.tree.map(place, layers),) * num
-  split = lambda stack: decoder.unstack({'layers': stack})['layers']
-  return {**params, 'layers': jax.jit(split, out_shardings=where)(layers)}
-
-
-def memory_shardings(mesh: Mesh, num_kv_heads: int) -> Shardings:
-  """Returns where memory lives: rows split, and heads if they split evenly."""
-  heads = None if num_kv_heads % mesh.shape['tensor'] else 'tensor'
-  cache = PartitionSpec(*mesh_lib.ROWS, heads)
-  return NamedSharding(mesh, cache), mesh_lib.rows(mesh)
-
-
-def _mark(seen, tokens: Int[Array, ' B']):
-  if seen is None:
-    return None
-  ids = jnp.arange(seen.shape[1], dtype=jnp.int32)[None]
-  return seen | (ids == tokens[:, None])
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def prefill(
-    params: decoder.Params,
-    tokens: Int[Array, 'B T'],
-    lengths: Int[Array, ' B'],
-    keys: UInt32[Array, 'B 2'],
-    *,
-    config: config_lib.ModelConfig,
-    sampling: logits_lib.SamplingConfig,
-    vocab_limit: int,
-    dtype: DTypeLike,
-    lora_scale: float,
-) -> tuple[Memory, Int[Array, ' B']]:
-  """Returns the memory of new rows, T slots long, and their first tokens."""
-  B, T = tokens.shape
-  x, cache = decoder.prefill(
-      params,
-      config,
-      tokens,
-      lengths,
-      capacity=T,
-      dtype=dtype,
-      lora_scale=lora_scale,
-  )
-  seen = None
-  if sampling.repetition_penalty != 1:
-    real = jnp.arange(T, dtype=jnp.int32)[None] < lengths[:, None]
-    seen = jnp.zeros((B, config.vocab_size), bool)
-    seen = seen.at[jnp.arange(B)[:, None], tokens].max(real)
-  logits = decoder.logits(params, config, x)
-  first = jnp.zeros(B, jnp.int32)
-  new = logits_lib.draw(logits, seen, keys, first, sampling, vocab_limit)
-  return (cache, _mark(seen, new)), new
+# Which tokens each row has seen, bool [B V]; None where the penalty is 1.
+Seen = Array | None
 
 
 @functools.partial(
-    jax.jit, static_argnames=_STATIC, donate_argnames=('memory',)
+    jax.jit, static_argnames=('config', 'num_rows', 'capacity', 'dtype', 'mesh')
+)
+def new_cache(
+    *,
+    config: config_lib.ModelConfig,
+    num_rows: int,
+    capacity: int,
+    dtype: DTypeLike,
+    mesh: Mesh,
+) -> decoder.Cache:
+  """Returns an empty cache, each row on its device."""
+  cache = decoder.new_cache(config, num_rows, capacity, dtype)
+  return _placed(cache, mesh)
+
+
+def _placed(cache: decoder.Cache, mesh: Mesh) -> decoder.Cache:
+  if mesh.size == 1:
+    return cache
+  where = NamedSharding(mesh, decoder.CACHE)
+  return jax.tree.map(
+      lambda x: jax.lax.with_sharding_constraint(x, where), cache
+  )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=('config', 'mesh', 'dtype', 'lora_scale'),
+    donate_argnames=('cache',),
+)
+def read(
+    params: decoder.Params,
+    cache: decoder.Cache,
+    tokens: Int[Array, 'D C'],
+    rows: Int[Array, ' D'],
+    begins: Int[Array, ' D'],
+    *,
+    config: config_lib.ModelConfig,
+    mesh: Mesh,
+    dtype: DTypeLike,
+    lora_scale: float,
+) -> decoder.Cache:
+  """Reads the next C tokens of one prompt on each group of devices.
+
+  Args:
+    params: Weights, packed.
+    cache: Donated: do not use it again.
+    tokens: Of the prompts.
+    rows: Which rows of the devices' own they are.
+    begins: How many tokens each has there already.
+    config: The model.
+    mesh: The devices.
+    dtype: Of the computation.
+    lora_scale: alpha / rank of the adapters.
+  """
+  return decoder.grow(
+      weights.unpack(params, config),
+      config,
+      tokens,
+      rows,
+      begins,
+      cache,
+      mesh=mesh,
+      dtype=dtype,
+      lora_scale=lora_scale,
+  )
+
+
+@functools.partial(
+    jax.jit, static_argnames=('mesh',), donate_argnames=('cache',)
+)
+def copy(
+    cache: decoder.Cache,
+    sources: Int[Array, ' D'],
+    targets: Int[Array, ' D'],
+    *,
+    mesh: Mesh,
+) -> decoder.Cache:
+  """Copies one row on each group of devices, numbered as its own."""
+
+  def local(cache, sources, targets):
+    def one(x):
+      row = jax.lax.dynamic_slice_in_dim(x, sources[0], 1, 0)
+      return jax.lax.dynamic_update_slice_in_dim(x, row, targets[0], 0)
+
+    return jax.tree.map(one, cache)
+
+  if mesh.size == 1:
+    return local(cache, sources, targets)
+  rows, heads = mesh_lib.ROWS, decoder.CACHE
+  return jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(heads, rows, rows),
+      out_specs=heads,
+      check_vma=False,
+  )(cache, sources, targets)
+
+
+@functools.partial(jax.jit, static_argnames=('capacity', 'mesh'))
+def move(
+    cache: decoder.Cache,
+    seen: Bool[Array, 'B V'] | None,
+    rows: Int[Array, ' b'],
+    *,
+    capacity: int,
+    mesh: Mesh,
+) -> tuple[decoder.Cache, Seen]:
+  """Returns a cache of other capacity, or with some of the rows.
+
+  Args:
+    cache: Rows.
+    seen: Theirs.
+    rows: Which, in their new order; on a mesh, of the device's own.
+    capacity: Slots of the result, at least as many as there are.
+    mesh: The devices.
+  """
+
+  def local(cache, rows):
+    def one(x, axis):
+      widths = [(0, 0)] * 4
+      widths[axis] = 0, capacity - x.shape[axis]
+      return jnp.pad(x[rows], widths)
+
+    return tuple((one(k, 3), one(v, 2)) for k, v in cache)
+
+  pick = lambda seen, rows: seen[rows]
+  if mesh.size > 1:
+    own, heads = mesh_lib.ROWS, decoder.CACHE
+    here = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    local = here(local, in_specs=(heads, own), out_specs=heads)
+    pick = here(pick, in_specs=(own, own), out_specs=own)
+  return local(cache, rows), None if seen is None else pick(seen, rows)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        'config',
+        'mesh',
+        'sampling',
+        'vocab_limit',
+        'dtype',
+        'lora_scale',
+    ),
+    donate_argnames=('cache', 'seen'),
 )
 def decode(
     params: decoder.Params,
-    memory: Memory,
+    cache: decoder.Cache,
+    seen: Bool[Array, 'B V'] | None,
     tokens: Int[Array, ' B'],
-    lengths: Int[Array, ' B'],
-    starts: Int[Array, ' B'],
-    keys: UInt32[Array, 'B 2'],
+    places: Int[Array, ' B'],
+    drawn: Int[Array, ' B'],
     budgets: Int[Array, ' B'],
-    slot: Int[Array, ''],
+    keys: UInt32[Array, 'B 2'],
     stop_ids: Int[Array, ' i'],
+    leave: Int[Array, ''],
     *,
     config: config_lib.ModelConfig,
+    mesh: Mesh,
     sampling: logits_lib.SamplingConfig,
     vocab_limit: int,
     dtype: DTypeLike,
     lora_scale: float,
-) -> tuple[Memory, Int[Array, 'B t']]:
+) -> tuple[decoder.Cache, Seen, Int[Array, 'B t'], Int[Array, '']]:
   """Draws up to `STEPS` tokens per row.
 
   Args:
-    params: Weights, unstacked.
-    memory: Donated: do not use it again.
+    params: Weights, packed.
+    cache: Donated: do not use it again.
+    seen: Donated.
     tokens: The last token of each row, not yet in the cache.
-    lengths: Of each prompt; it lies in the slots from 0.
-    starts: The slot of each row's first drawn token.
+    places: Where it goes: the number of tokens before it.
+    drawn: How many tokens each row has drawn.
+    budgets: How many it may draw now; 0 for a row that is idle.
     keys: Of each row.
-    budgets: How many tokens each row may draw; 0 for a row that is done.
-    slot: Where `tokens` go, the same for all rows.
     stop_ids: A row that draws one of them is done.
+    leave: Stops early when so many rows are done that were not before.
     config: The model.
+    mesh: The devices.
     sampling: How to draw.
     vocab_limit: Ids from here on are never drawn.
     dtype: Of the computation.
     lora_scale: alpha / rank of the adapters.
 
   Returns:
-    The memory, and the t = STEPS tokens of each row; what follows its budget
-    or its stop token is rubbish.
+    Cache and seen, the t = STEPS tokens of each row (what follows its budget
+    or its stop token is rubbish), and the number of steps taken.
   """
-  cache, _ = memory
-  slots = jnp.arange(cache[0][1].shape[2], dtype=jnp.int32)[None]
-  prompt = slots < lengths[:, None]
+  params = weights.unpack(params, config)
+  num_live = jnp.sum(budgets > 0)
 
   def busy(state):
-    return jnp.any(state[0] < state[1])
+    i, budgets, *_ = state
+    left = jnp.sum(i < budgets)
+    return (left > 0) & (num_live - left < leave)
 
   def step(state):
-    i, budgets, tokens, (cache, seen), out = state
-    now = slot + i
-    valid = prompt | (slots >= starts[:, None]) & (slots <= now)
-    drawn = now - starts + 1
-    x, cache = decoder.decode(
+    i, budgets, tokens, cache, seen, out = state
+    live = i < budgets
+    at = places + i
+
+    def attention(layer, q, k, v):
+      new, *kept = attend.step(
+          mesh, q[:, 0], k[:, 0], v[:, 0], *cache[layer], at, live
+      )
+      return new[:, None], tuple(kept)
+
+    x, cache = decoder.extend(
         params,
         config,
-        tokens,
-        lengths + drawn - 1,
-        now,
-        valid,
-        cache,
+        tokens[:, None],
+        at[:, None],
+        attention,
         dtype=dtype,
         lora_scale=lora_scale,
     )
-    logits = decoder.logits(params, config, x)
-    new = logits_lib.draw(logits, seen, keys, drawn, sampling, vocab_limit)
+    logits = decoder.logits(params, config, x[:, 0])
+    new = logits_lib.draw(logits, seen, keys, drawn + i, sampling, vocab_limit)
     out = jax.lax.dynamic_update_slice_in_dim(out, new[:, None], i, 1)
     stopped = jnp.any(new[:, None] == stop_ids[None], axis=1)
     budgets = jnp.where(stopped, 0, budgets)
-    return i + 1, budgets, new, (cache, _mark(seen, new)), out
+    return i + 1, budgets, new, cache, _mark(seen, new, live), out
 
   out = jnp.zeros((len(tokens), STEPS), jnp.int32)
-  state = (jnp.int32(0), budgets, tokens, memory, out)
-  _, _, _, memory, out = jax.lax.while_loop(busy, step, state)
-  return memory, out
+  state = (jnp.int32(0), budgets, tokens, cache, seen, out)
+  num, _, _, cache, seen, out = jax.lax.while_loop(busy, step, state)
+  return cache, seen, out, num
 
 
-@functools.partial(jax.jit, static_argnames=('capacity', 'shardings'))
-def gather(
-    one: Memory,
-    two: Memory | None,
+def _mark(seen: Seen, tokens, live) -> Seen:
+  if seen is None:
+    return None
+  ids = jnp.arange(seen.shape[1], dtype=jnp.int32)[None]
+  return seen | ((ids == tokens[:, None]) & live[:, None])
+
+
+@functools.partial(
+    jax.jit, static_argnames=('mesh',), donate_argnames=('seen',)
+)
+def admit(
+    seen: Bool[Array, 'B V'],
     rows: Int[Array, ' b'],
+    new: Bool[Array, 'b V'],
     *,
-    capacity: int,
-    shardings: Shardings | None,
-) -> Memory:
-  """Returns a batch made of rows of one or two others.
-
-  Args:
-    one: Memory.
-    two: Memory, if there is another.
-    rows: For each of the result's b rows, which row of `one` it is; those of
-      `two` are counted on from there.
-    capacity: Slots of the result, at least as many as there are.
-    shardings: Where the result lives; None for one device.
-  """
-
-  def grow(memory):
-    cache, seen = memory
-    new = capacity - cache[0][1].shape[2]
-    pad = lambda x, axis: jnp.pad(
-        x, [(0, new if i == axis else 0) for i in range(4)]
-    )
-    return tuple((pad(k, 3), pad(v, 2)) for k, v in cache), seen
-
-  memories = [grow(memory) for memory in (one, two) if memory is not None]
-  picked = jax.tree.map(lambda *x: jnp.concatenate(x)[rows], *memories)
-  if shardings is None:
-    return picked
-  return tuple(
-      jax.tree.map(
-          lambda x, to=to: jax.lax.with_sharding_constraint(x, to), part
-      )
-      for part, to in zip(picked, shardings, strict=True)
-  )
+    mesh: Mesh,
+) -> Bool[Array, 'B V']:
+  """Returns `seen` with new rows; a row number beyond B is left out."""
+  seen = seen.at[rows].set(new, mode='drop')
+  if mesh.size == 1:
+    return seen
+  return jax.lax.with_sharding_constraint(seen, mesh_lib.rows(mesh))

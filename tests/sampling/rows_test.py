@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from palign_jax.core import errors
 from palign_jax.sampling import loops, rows as rows_lib
+from palign_jax.text import tokenizer as tokenizer_lib
 
 RULE = loops.LoopRule(max_period=2, min_repeats=3, min_span=4)
 
@@ -24,7 +26,7 @@ RULE = loops.LoopRule(max_period=2, min_repeats=3, min_span=4)
 )
 def test_ends(drawn, tokens, reason, chunk):
   request = rows_lib.Request('r', (1,), np.zeros(2, np.uint32), 6)
-  row = rows_lib.Row(request, frozenset([7, 9]), RULE)
+  row = rows_lib.Row(request, rows_lib.Ends(frozenset([7, 9]), RULE))
   for begin in range(0, len(drawn), chunk):
     if row.left:
       row.take(np.array(drawn[begin : begin + chunk], np.int32))
@@ -34,6 +36,63 @@ def test_ends(drawn, tokens, reason, chunk):
     assert row.completion() == rows_lib.Completion('r', tokens, reason)
 
 
-def test_begins_in_its_bucket():
-  request = rows_lib.Request('r', (1,) * 33, np.zeros(2, np.uint32), 6)
-  assert rows_lib.Row(request, frozenset(), None).start == 64
+def test_counts_what_was_asked_for():
+  request = rows_lib.Request('r', (1,), np.zeros(2, np.uint32), 6)
+  row = rows_lib.Row(request, rows_lib.Ends(frozenset([7])))
+  assert row.take(np.array([1, 2])) == 2
+  assert row.take(np.array([3, 7, 4, 4])) == 2  # The stop token among them.
+  row = rows_lib.Row(request, rows_lib.Ends(frozenset([7])))
+  assert row.take(np.array([1] * 9)) == 6
+
+
+PIECES = [b'a', b'b', b'END', b'E', b'N', b'D', b'\xc3', b'\xa9', b'xEN']
+
+
+class Pieces(tokenizer_lib.Tokenizer):
+  """Its tokens 6 and 7 are one character together."""
+
+  def __init__(self):
+    pass
+
+  def decode(self, ids):
+    data = b''.join(PIECES[i] for i in ids)
+    return data.decode('utf-8', 'replace')
+
+
+@pytest.mark.parametrize('chunk', [1, 2, 100])
+@pytest.mark.parametrize(
+    'drawn, tokens, text',
+    [
+        ([0, 1, 2, 0], (0, 1), 'ab'),
+        ([0, 3, 4, 5, 0], (0,), 'a'),
+        ([0, 8, 5, 1], (0,), 'ax'),  # It begins within a token.
+        ([2, 0], (), ''),
+        ([0, 6, 7, 2], (0, 6, 7), 'a\u00e9'),
+        ([0, 3, 4, 1, 0, 1], (0, 3, 4, 1, 0, 1), 'aENbab'),
+        ([0, 1, 0, 1, 0, 6], (0, 1, 0, 1, 0, 6), 'ababa\ufffd'),
+    ],
+)
+def test_ends_before_a_stop_string(drawn, tokens, text, chunk):
+  request = rows_lib.Request('r', (1,), np.zeros(2, np.uint32), 6)
+  ends = rows_lib.Ends(frozenset(), None, ('END', 'ZZ'), Pieces())
+  row, used = rows_lib.Row(request, ends), 0
+  for begin in range(0, len(drawn), chunk):
+    if row.left:
+      used += row.take(np.array(drawn[begin : begin + chunk], np.int32))
+  reason = 'length' if len(tokens) == 6 else 'stop'
+  want = rows_lib.Completion('r', tokens, reason, text)
+  assert row.completion() == want
+  assert used == (6 if reason == 'length' else _until(drawn))
+
+
+def _until(drawn):
+  """Returns how many tokens there are when the string is first there."""
+  texts = [Pieces().decode(drawn[:i]) for i in range(len(drawn) + 1)]
+  return next(i for i, text in enumerate(texts) if 'END' in text)
+
+
+def test_stop_strings_that_cannot_be():
+  with pytest.raises(errors.ConfigError, match='an empty one stops at once'):
+    rows_lib.Ends(frozenset(), None, ('',), Pieces())
+  with pytest.raises(errors.ConfigError, match='they need a tokenizer'):
+    rows_lib.Ends(frozenset(), None, ('END',))

@@ -10,7 +10,7 @@ import pytest
 from palign_jax.core import errors, keys
 from palign_jax.models import config as config_lib, decoder, lora
 from palign_jax.parallel import mesh as mesh_lib, rules
-from palign_jax.sampling import loops, sampler as sampler_lib
+from palign_jax.sampling import buckets, loops, sampler as sampler_lib
 
 CONFIG = config_lib.ModelConfig(
     vocab_size=64,
@@ -46,7 +46,7 @@ def params():
   )
 
 
-def make(params, **changes):
+def make(params, config=CONFIG, **changes):
   settings = dict(
       mesh=None,
       dtype=jnp.float32,
@@ -58,7 +58,7 @@ def make(params, **changes):
       loop_rule=None,
       prefill_tokens=1 << 10,
   )
-  return sampler_lib.Sampler(params, CONFIG, **(settings | changes))
+  return sampler_lib.Sampler(params, config, **(settings | changes))
 
 
 def request(i, length, max_tokens):
@@ -125,9 +125,59 @@ def test_order_and_company_do_not_matter(params, together):
     assert {f'r{i}': together[f'r{i}'] for i in some}.items() <= done.items()
 
 
-def test_prompts_may_be_read_in_smaller_groups(params, together):
+WIDE = dataclasses.replace(
+    CONFIG, vocab_size=512, num_layers=1, embed_dim=512, tied=True
+)
+
+
+def test_the_number_of_rows_does_not_matter(monkeypatch):
+  """On a CPU: a run shrinks from 24 rows to 8, and one may begin with 8."""
+  monkeypatch.setattr(buckets, 'SMALL', 0)
+  params = decoder.init(WIDE, jax.random.key(0), jnp.float32)
+  many = [request(i, 3 + i, 4 + 3 * i) for i in range(24)]
+  settings = dict(config=WIDE, stop_ids=[], vocab_limit=512)
+  sampler = make(params, num_rows=24, **settings)
+  together = run(sampler, many)
+  sizes = {p[1] for p in sampler.programs if p[0] == 'decode'}
+  assert sizes == {24, 16, 8}
+  few = run(make(params, num_rows=8, **settings), many[::3])
+  assert few == {r.id: together[r.id] for r in many[::3]}
+
+
+def test_samples_of_a_prompt_are_as_if_alone(params):
+  prompt = request(0, 90, 30)
+  samples = [
+      dataclasses.replace(prompt, id=f's{i}', key=keys.fold(5, i))
+      for i in range(7)
+  ]
+  sampler = make(params)
+  together = run(sampler, samples)
+  assert len({c.tokens for c in together.values()}) > 3
+  for r in samples[::3]:
+    assert run(make(params), [r]) == {r.id: together[r.id]}
+
+
+def test_the_cache_grows_with_its_rows(params, monkeypatch):
+  r = request(50, 40, 200)
+  want = run(make(params, stop_ids=[]), [r])
+  monkeypatch.setattr(sampler_lib, '_AHEAD', 16)
+  sampler = make(params, stop_ids=[])
+  assert run(sampler, [r]) == want
+  capacities = {p[2] for p in sampler.programs if p[0] == 'decode'}
+  assert capacities == {128, 256}
+
+
+def test_counts_are_of_what_was_computed(params):
+  sampler = make(params, stop_ids=[])
+  done = run(sampler, REQUESTS)
+  assert sampler.tokens == sum(len(c.tokens) for c in done.values())
+  assert sampler.row_steps == 4 * sampler.num_steps
+  assert 0.6 < sampler.useful <= 1
+
+
+def test_long_prompts_are_read_in_chunks(params, together):
   done = run(make(params, prefill_tokens=64), REQUESTS)
-  # Another number of rows is another rounding, not another model.
+  # Another chunk is another rounding, not another model.
   same = sum(done[i].tokens == c.tokens for i, c in together.items())
   assert done.keys() == together.keys() and same >= 12
 
@@ -207,6 +257,14 @@ def test_requests_that_cannot_be(params):
     run(sampler, [request(0, 0, 5)])
   with pytest.raises(errors.ConfigError, match='max_tokens 0; both must be'):
     run(sampler, [request(0, 3, 0)])
+
+
+def test_heads_that_do_not_split(params):
+  mesh = mesh_lib.make({'data': 1, 'fsdp': 2, 'tensor': 4})
+  with pytest.raises(
+      errors.ConfigError, match='mesh.tensor is 4 .* 2 KV heads'
+  ):
+    make(params, mesh=mesh)
 
 
 def test_rows_that_do_not_split(params):

@@ -11,5 +11,5 @@ export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3
 
 pyink --check --quiet palign_jax configs benchmarks tests
 ruff check --quiet palign_jax configs benchmarks tests
-shellcheck --external-sources launch/*.sh .ci/run
+shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
 python -m pytest "$@"

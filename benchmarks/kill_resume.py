@@ -23,7 +23,10 @@ from typing import Any
 from palign_jax import main as palign_main
 
 # What says how long something took, or when.
-_TIMES = {'seconds', 'rates', 'tokens', 'tokens_per_s', 'seconds_per_step'}
+_TIMES = {
+    *('seconds', 'rates', 'tokens', 'tokens_per_s', 'seconds_per_step'),
+    *('prompt_tokens', 'trunk_tokens', 'seconds_per_trace'),
+}
 # Pages show times; checkpoints and TensorBoard's files hold them.
 _LEFT_OUT = ('report/', 'sft/checkpoints/', 'sft/tensorboard/')
 _LEFT_OUT_FILES = ('manifest.json', 'config.json')
@@ -60,8 +63,10 @@ def _content(path: pathlib.Path) -> Any:
   return path.read_bytes()
 
 
-def _timeless(row: Mapping[str, Any]) -> dict[str, Any]:
-  return {name: value for name, value in row.items() if name not in _TIMES}
+def _timeless(row: Any) -> Any:
+  if not isinstance(row, Mapping):
+    return row
+  return {k: _timeless(v) for k, v in row.items() if k not in _TIMES}
 
 
 def stage_of(run: pathlib.Path) -> str:

@@ -53,12 +53,15 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
             max_rows=compute.part_rows,
         )
     )
-    todo = [trace for trace in traces if trace['id'] not in parts]
     with progress.bar('Judging probes', None) as advance:
-      for begin in range(0, len(todo), compute.group):
-        group = todo[begin : begin + compute.group]
+      for begin in range(0, len(traces), compute.group):
+        group = traces[begin : begin + compute.group]
+        # One that is half done is judged whole: among as many as it was.
+        if all(trace['id'] in parts for trace in group):
+          continue
         for row in _cut(context, judges, group, advance):
-          parts.add(row)
+          if row['id'] not in parts:
+            parts.add(row)
         parts.flush()
     facts = judges.facts(clock)
     rows = parts.rows(trace['id'] for trace in traces)

@@ -491,3 +491,38 @@ def test_a_prompt_longer_than_the_context_is_met_before_any_work(start):
       errors.ConfigError, match=r"config.prompts.judge: 'brief'"
   ):
     start(JUDGED, truncate__verdict='generate', truncate__max_tokens=470)
+
+
+def test_where_the_labels_abstain_continuations_decide(start):
+  run = start(
+      JUDGED,
+      **CURVE,
+      truncate__abstain=0.49,
+      truncate__abstained='verify',
+      **nested('verify', k=2, max_tokens=24, temperature=1.0),
+  )
+  rows = run.rows('truncate/prefixes.jsonl')
+  for row in rows:
+    assert row['abstained'] == len(row['probes']) == len(row['rollouts'])
+    for probe, proof in zip(row['probes'], row['rollouts'], strict=True):
+      assert probe['enough'] == (proof['passes'] >= 1)
+  facts = summary(run, 'truncate')
+  assert facts['abstained'] == facts['proofs']['cuts'] == facts['probes']
+
+
+def test_the_prior_of_each_question_is_subtracted(start):
+  margins = lambda run: {
+      (row['id'], p['sentences']): np.log(p['p_enough'] / (1 - p['p_enough']))
+      for row in run.rows('truncate/prefixes.jsonl')
+      for p in row['probes']
+  }
+  run = start(JUDGED, **CURVE)
+  raw = margins(run)
+  shutil.rmtree(run.path)
+  run = start(JUDGED, **CURVE, truncate__calibration='prior')
+  shifts = {}
+  for (name, n), margin in margins(run).items():
+    shifts.setdefault(name, []).append(raw[name, n] - margin)
+  for values in shifts.values():  # One number per question.
+    np.testing.assert_allclose(values, values[0], atol=1e-4)
+  assert summary(run, 'truncate')['calibration']['prior']

@@ -40,9 +40,10 @@ Request = rows_lib.Request
 Completion = rows_lib.Completion
 
 # Rows wait for each other's ends, so that they are replaced a few at a time.
-_LEAVE = 16  # One in so many ends a call while others wait.
-_BUSY = 0.75  # With so many rows decoding, one chunk is read between calls ...
-_READ = 4096  # ... with fewer, so many tokens at most.
+_LEAVE = 32  # One in so many ends a call while others wait.
+# Prompt tokens read between two calls, at most, while at least half of the rows
+# are decoded, and while fewer are.
+_READ = 1024, 4096
 _AHEAD = 256  # Tokens of an answer that the cache has room for at first.
 _MARKED = 8  # Rows of `seen` that are set at once.
 
@@ -243,7 +244,7 @@ class _Journey:
     while True:
       self._admit()
       live = slots.num_live
-      limit = _READ if live < _BUSY * slots.size else 1
+      limit = _READ[2 * live < slots.size]
       if not any(slots.reading) or live and num_read >= limit:
         break
       num_read += self._read_chunk()

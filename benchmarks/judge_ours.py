@@ -73,7 +73,7 @@ class Judge(_Base):
       scorer = trunk_scorer.TrunkScorer(
           params,
           config,
-          budget=memory.budget(0, self.mesh),
+          budget=memory.budget(0.0, self.mesh),
           judge_tokens=judge_tokens,
           **static,
       )

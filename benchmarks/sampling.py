@@ -36,13 +36,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(usage=__doc__)
   add = parser.add_argument
   add('--shape', required=True, choices=list(shapes.SHAPES))
-  add('--quick', action='store_true', help='16 prompts, 2 samples of each.')
+  add('--quick', action='store_true', help='8 prompts, 2 samples of each.')
   add('--json', help='Also writes the rows there.')
   add('--traces', help='JSON lines with questions; without it the sandbox.')
   add('--tokenizer', help='Folder of a tokenizer.')
-  add('--num_prompts', type=int, help='64, or 16 with --quick.')
+  add('--num_prompts', type=int, help='64, or 8 with --quick.')
   add('--num_samples', type=int, help='4, or 2 with --quick.')
-  add('--rows', type=int, default=64, help='See config.compute.num_rows.')
+  add('--rows', type=int, help='64, or 8 with --quick.')
   add('--prefill_tokens', type=int, default=8192, help='See config.compute.')
   add('--temperature', type=float, default=0.6)
   add('--top_p', type=float, default=0.9)
@@ -51,13 +51,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   args = parser.parse_args(argv)
   if bool(args.traces) != bool(args.tokenizer):
     parser.error('--traces and --tokenizer come together.')
-  args.num_prompts = args.num_prompts or (16 if args.quick else 64)
+  args.num_prompts = args.num_prompts or (8 if args.quick else 64)
+  args.rows = args.rows or (8 if args.quick else 64)
   args.num_samples = args.num_samples or (2 if args.quick else 4)
   return args
 
 
 def specs(
-    folder: str, requests: Sequence[requests_lib.Request], args
+    folder: str,
+    requests: Sequence[requests_lib.Request],
+    args: argparse.Namespace,
+    batches: Sequence[int] = _BATCHES,
 ) -> list[harness.Spec]:
   """Returns both systems.
 
@@ -65,6 +69,7 @@ def specs(
     folder: The checkpoint.
     requests: What to draw.
     args: From `parse`.
+    batches: Sizes from which `generate` gets the best.
   """
   common = dict(
       folder=folder,
@@ -82,7 +87,7 @@ def specs(
           'mixed',
           'torch_strong',
           'benchmarks.torch_sampling:Sampling',
-          common | {'batches': _BATCHES},
+          common | {'batches': batches},
       ),
   ]
 

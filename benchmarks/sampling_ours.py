@@ -74,7 +74,7 @@ class Sampling:
     self.run()
 
   def run(self):
-    steps = self._sampler.num_row_steps
+    steps = self._sampler.row_steps
     done = list(self._sampler.run(self._requests))
     drawn = {completion.id: len(completion.tokens) for completion in done}
     for request in self._requests:
@@ -83,8 +83,9 @@ class Sampling:
     tokens = sum(drawn.values())
     return {
         'tokens': tokens,
-        'useful': round(tokens / (self._sampler.num_row_steps - steps), 4),
+        'useful': round(tokens / (self._sampler.row_steps - steps), 4),
         'batch': self._num_rows,
+        'programs': len(self._sampler.programs),
     }
 
   def peak_bytes(self) -> int | None:

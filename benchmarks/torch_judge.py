@@ -126,10 +126,24 @@ class Strong(_Base):
   """
 
   def __init__(
-      self, folder: str, tasks: Sequence[texts.Task], dtype: str, case: str
+      self,
+      folder: str,
+      tasks: Sequence[texts.Task],
+      dtype: str,
+      case: str,
+      batch: int = 0,
   ):
+    """Loads.
+
+    Args:
+      folder: A checkpoint.
+      tasks: What to judge.
+      dtype: Of weights and computation.
+      case: A search.
+      batch: Prompts read together; 0 for the best size.
+    """
     super().__init__(folder, tasks, dtype)
-    self._case, self._batch = case, 1
+    self._case, self._batch = case, batch
     yes, no = (
         self.tokenizer.encode(label)
         for label in (prompts.ENOUGH, prompts.NOT_ENOUGH)
@@ -139,7 +153,11 @@ class Strong(_Base):
 
   def warm_up(self) -> None:
     longest = [self.prompt(task, len(task.ends)) for task in self.tasks]
-    self._batch = self.best_batch(longest * (8 if self._case == 'curve' else 1))
+    if self._batch:
+      self.last_logits(longest[:1])
+    else:
+      together = 8 if self._case == 'curve' else 1
+      self._batch = self.best_batch(longest * together)
 
   def run(self):
     searches = {t.id: steering.begin(self._case, t) for t in self.tasks}

@@ -5,8 +5,8 @@ tokens are read once, in chunks, and only as far as a fork leaves it; its keys
 and values stay.  A fork reads its own few tokens beside them.
 
 Rows share programs and nothing else.  A chunk begins at a multiple of its
-width, a program has a fixed number of rows, and what a row does not see changes
-none of its bits; so scores depend neither on company nor on order.
+width, and what a row does not see changes none of its bits; so scores depend
+neither on company nor on order, in programs of equal shapes bit for bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,9 @@ _CHUNK = 128  # Tokens of a trunk that are read together.
 _FORKS = 16  # Of one trunk that are read together, if it has many.
 _FEW = 4  # Up to so many are read one by one.
 _ROWS = 32  # Of a program, at most: each is some instructions more.
-_SCORED = 16  # Trunks of which a single fork is read, together.
+_SINGLE = 16  # Of them, at most, where each has a single fork.
+_ALIKE = 64  # Tokens of a program, at least: with fewer, XLA's products on a
+# CPU add up in another order.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +168,8 @@ class TrunkScorer:
     room = self._budget - weights
     while num >= 1:
       if (num + 1) * row <= room:
-        used = memory.needed(self._grow_program(num, size))
+        per_shard = self.chunk_rows(num, num)
+        used = memory.needed(self._grow_program(num, size, per_shard))
         if used <= self._budget:
           break
         logging.info(
@@ -236,16 +239,23 @@ class TrunkScorer:
     where = mesh_lib.rows(self._mesh)
     return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
 
-  @property
-  def chunk_rows(self) -> int:
-    """How many trunks of a row shard are read together."""
-    return min(self._judge_tokens // _CHUNK, _ROWS)
+  def chunk_rows(self, num_rows: int, wanted: int) -> int:
+    """Returns how many trunks of a row shard are read together.
 
-  def _grow_program(self, num_rows: int, size: int) -> jax.stages.Compiled:
-    B = self._shards * self.chunk_rows
+    Args:
+      num_rows: Trunks of a row shard.
+      wanted: How many of them are to be read.
+    """
+    most = min(self._judge_tokens // _CHUNK, _ROWS, num_rows)
+    return _step(most, wanted)
+
+  def _grow_program(
+      self, num_rows: int, size: int, per_shard: int
+  ) -> jax.stages.Compiled:
+    B = self._shards * per_shard
     cache = self._abstract_cache(num_rows, size)
     return self._compile(
-        ('trunks', num_rows, size),
+        ('trunks', num_rows, size, per_shard),
         _grow,
         cache,
         self._shape(B, _CHUNK),
@@ -255,19 +265,32 @@ class TrunkScorer:
         donate_argnums=(1,),
     )
 
-  def fork_rows(self, num_forks: int, width: int) -> int:
-    """Returns how many trunks of a row shard have forks read together."""
+  def fork_rows(self, num_forks: int, width: int, wanted: int) -> int:
+    """Returns how many rows of forks a row shard reads together.
+
+    Args:
+      num_forks: Of a row.
+      width: Of a fork, in tokens.
+      wanted: How many rows are to be read.
+    """
+    tokens = num_forks * width
+    most = min(max(self._judge_tokens // tokens, 1), _ROWS)
     if num_forks == 1:
-      return _SCORED
-    return min(max(self._judge_tokens // (num_forks * width), 1), _ROWS)
+      most = min(most, _SINGLE)
+    return _step(most, wanted, least=-(-_ALIKE // tokens))
 
   def _fork_program(
-      self, num_rows: int, size: int, num_forks: int, width: int
+      self,
+      num_rows: int,
+      size: int,
+      num_forks: int,
+      width: int,
+      per_shard: int,
   ) -> jax.stages.Compiled:
-    B = self._shards * self.fork_rows(num_forks, width)
+    B = self._shards * per_shard
     M = num_forks
     return self._compile(
-        ('forks', num_rows, size, num_forks, width),
+        ('forks', num_rows, size, num_forks, width, per_shard),
         _score,
         self._abstract_cache(num_rows, size),
         self._shape(B, M, width),
@@ -290,6 +313,16 @@ def _score(params, cache, tokens, lengths, rows, seen, pairs, **static):
       params, config, tokens, lengths, rows, seen, cache, **static
   )
   return decoder.margins(params, config, x, pairs)
+
+
+def _step(most: int, wanted: int, least: int = 1) -> int:
+  """Returns `most`, or that divided by 4 as long as it holds what is wanted.
+
+  Few sizes, as each is a program.
+  """
+  while most // 4 >= max(wanted, least):
+    most //= 4
+  return most
 
 
 def _power(number: int) -> int:
@@ -336,7 +369,8 @@ class Batch:
   def _chunk(self, order: np.ndarray) -> None:
     """Reads a chunk of as many of these trunks as a program has rows."""
     scorer, shards = self._scorer, self._scorer._shards
-    per_shard = scorer.chunk_rows
+    wanted = int(np.bincount(order % shards).max())
+    per_shard = scorer.chunk_rows(self._num_rows, wanted)
     tokens = np.zeros((shards, per_shard, _CHUNK), np.int32)
     rows = np.full((shards, per_shard), self._num_rows, np.int32)  # The spare.
     begins = np.zeros((shards, per_shard), np.int32)
@@ -348,7 +382,7 @@ class Batch:
         rows[shard, place], begins[shard, place] = trunk // shards, begin
         self._read[trunk] += 1
         scorer.num_tokens += len(part)
-    program = scorer._grow_program(self._num_rows, self._size)
+    program = scorer._grow_program(self._num_rows, self._size, per_shard)
     self._cache = program(
         scorer._params, self._cache, *map(self._put, (tokens, rows, begins))
     )
@@ -385,14 +419,17 @@ class Batch:
   def _fork_calls(self, probes, units, num_forks: int, width: int):
     """Starts the calls; returns where each probe's score will be."""
     scorer, shards = self._scorer, self._scorer._shards
-    per_shard = scorer.fork_rows(num_forks, width)
-    program = scorer._fork_program(self._num_rows, self._size, num_forks, width)
     waiting = [
         [unit for unit in units if probes[unit[0]].trunk % shards == shard]
         for shard in range(shards)
     ]
+    wanted = max(map(len, waiting))
+    per_shard = scorer.fork_rows(num_forks, width, wanted)
+    program = scorer._fork_program(
+        self._num_rows, self._size, num_forks, width, per_shard
+    )
     results = []
-    for begin in range(0, max(map(len, waiting)), per_shard):
+    for begin in range(0, wanted, per_shard):
       call = [queue[begin : begin + per_shard] for queue in waiting]
       places, arrays = self._arrays(probes, call, per_shard, num_forks, width)
       args = map(self._put, arrays)

@@ -111,4 +111,4 @@ def test_decoding_rows_do_not_wait_for_long_prompts(calls):
   for name, size in calls[begun:]:
     waited = 0 if name == 'decode' else waited + size
     longest = max(longest, waited)
-  assert 512 <= longest <= 1024
+  assert 512 <= longest < 1024 + 512

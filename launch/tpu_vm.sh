@@ -32,6 +32,7 @@ cd "$(dirname "$0")/.."
 name='' zone='' project='' accelerator='' type='' topology='' runtime=''
 config='' workdir='' worker=0 poll=30 dry='' spot=''
 options=() main_flags=()
+set_up='[ -e palign/code ] || { echo "Error: not set up; call setup first." >&2; exit 1; }'
 
 say() { echo "$*" >&2; }
 
@@ -133,9 +134,14 @@ attempt() {
   ((code == 0)) || failed "$step" "$code"
 }
 
+# Quotes the worker's own error, or else gcloud's, or else the last line.
 failed() {
-  local why
-  why=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 || true)
+  local why pattern
+  for pattern in '^Error: ' '^ERROR' '[^[:space:]]'; do
+    why=$(grep "$pattern" "$log" | tail -n 1 || true)
+    [[ -z $why ]] || break
+  done
+  why=${why#Error: }
   die "step '$1' failed with exit code $2: ${why:-no message} (all of it: $log); mend this and call the same again, what is done stays done."
 }
 
@@ -251,12 +257,12 @@ run() {
   require_ready
   flags=$(printf ' %q' "--config=$config" "--workdir=$workdir" \
     ${main_flags[@]+"${main_flags[@]}"})
-  on_workers run all "bash palign/code/launch/host.sh start$flags"
+  on_workers run all "$set_up; bash palign/code/launch/host.sh start$flags"
 }
 
 stop() {
   require_ready
-  on_workers stop all 'bash palign/code/launch/host.sh stop'
+  on_workers stop all "$set_up; bash palign/code/launch/host.sh stop"
 }
 
 logs() {

@@ -233,6 +233,12 @@ def _device() -> str:
   return f'{name}, {num_cores()} cores'
 
 
+def batch_sizes(most: int, is_cpu: bool) -> list[int]:
+  """Returns the sizes to try, up to `most`; a CPU gains nothing by more."""
+  sizes = (1, 2, 4) if is_cpu else (1, 2, 4, 8, 16, 32, 64)
+  return [size for size in sizes if size <= most]
+
+
 def fastest(candidates: Sequence[int], run: Callable[[int], object]) -> int:
   """Returns the batch size that takes the least time per row.
 

@@ -132,7 +132,8 @@ class TrunkPass(_Base):
     self._batch = 1
 
   def warm_up(self) -> None:
-    sizes = [n for n in (1, 2, 4, 8, 16) if n <= len(self._trunks)]
+    is_cpu = jax.default_backend() == 'cpu'
+    sizes = harness.batch_sizes(len(self._trunks), is_cpu)
     self._batch = harness.fastest(sizes, lambda n: self._pass(0, n))
     self.run()
 

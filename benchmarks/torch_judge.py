@@ -62,8 +62,7 @@ class _Base:
 
   def best_batch(self, rows: Sequence[Sequence[int]]) -> int:
     """Returns the batch size that reads these rows fastest."""
-    most = 64 if self.device.type == 'cuda' else 16
-    sizes = [2**i for i in range(7) if 2**i <= min(most, len(rows))]
+    sizes = harness.batch_sizes(len(rows), self.device.type == 'cpu')
     return harness.fastest(sizes, lambda n: self.last_logits(rows[:n]))
 
 

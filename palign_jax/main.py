@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from palign_jax.checkpoints import folders
 from palign_jax.core import command, errors, workdir as workdir_lib
 from palign_jax.data import questions as questions_lib
-from palign_jax.parallel import hosts
+from palign_jax.parallel import compiled, hosts
 from palign_jax.stages import context as context_lib, settings as settings_lib
 
 STAGES = (
@@ -143,6 +143,12 @@ def main(argv: list[str]):
   command.quiet_libraries()
   with command.one_line_errors():
     hosts.join()
+    compiled.keep()
+    if jax.process_count() > 1:
+      raise errors.ConfigError(
+          f'{jax.process_count()} processes: the stages do not divide their'
+          ' files over hosts yet; run one process (its devices may be many).'
+      )
     run(_CONFIG.value, _WORKDIR.value or default, _STAGES.value)
 
 

@@ -262,7 +262,7 @@ def test_a_config_that_cannot_be(
 def test_rows_that_do_not_split_over_the_devices(config, tmp_path):
   jsonl.write(tmp_path / FILES['prefixes'], [GOOD['prefixes']])
   config.compute.num_rows = 12
-  message = '12 rows per batch do not split over 8'
+  message = r'compute\.num_rows is 12, which does not split over 8'
   refused(config, tmp_path, ['align'], errors.ConfigError, message)
 
 

@@ -219,9 +219,16 @@ class LabelJudge:
 
 
 def _tokens(reading: reading_lib.Reading) -> list[int]:
-  """Returns of a trunk what its probes may see."""
-  anchor = reading.trunk.tail(reading.num_cuts).anchor
-  return reading.trunk.tokens[:anchor].tolist()
+  """Returns of a trunk what its probes may see.
+
+  All of it, unless the context ends before: a cut's prompt may agree with the
+  trunk beyond the cut, further than that of the cut after it.
+  """
+  trunk = reading.trunk
+  if reading.num_cuts == trunk.num_cuts:
+    return trunk.tokens.tolist()
+  tails = trunk.tails(range(reading.num_cuts + 1))
+  return trunk.tokens[: max(tail.anchor for tail in tails)].tolist()
 
 
 def _size(group: Sequence[int], trunks: Sequence[list[int]]) -> int:

@@ -29,6 +29,7 @@ _FORKS = 16  # Of one trunk that are read together, if it has many.
 _FEW = 4  # Up to so many are read one by one.
 _ROWS = 32  # Of a program, at most: each is some instructions more.
 _SINGLE = 16  # Of them, at most, where each has a single fork.
+_WIDE = 32  # Tokens of a fork that memory is sized for; most have about 8.
 _ALIKE = 64  # Tokens of a program, at least: with fewer, XLA's products on a
 # CPU add up in another order.
 
@@ -168,8 +169,7 @@ class TrunkScorer:
     room = self._budget - weights
     while num >= 1:
       if (num + 1) * row <= room:
-        per_shard = self.chunk_rows(num, num)
-        used = memory.needed(self._grow_program(num, size, per_shard))
+        used = self._used(num, size)
         if used <= self._budget:
           break
         logging.info(
@@ -191,6 +191,23 @@ class TrunkScorer:
     if num < _power(wanted):
       self._fits[size] = num
     return num
+
+  def _used(self, num_rows: int, size: int) -> float:
+    """Returns what the greediest of the programs needs; inf if too much."""
+    per_shard = self.chunk_rows(num_rows, num_rows)
+    try:
+      with _guard():
+        trunks = memory.needed(self._grow_program(num_rows, size, per_shard))
+        if 2 * trunks <= self._budget:
+          return trunks  # Room enough for any fork.
+        forks = [
+            self._fork_program(num_rows, size, num, _WIDE, per_shard)
+            for num in (1, _FORKS)
+            for per_shard in [self.fork_rows(num, _WIDE, num_rows)]
+        ]
+        return max(trunks, *map(memory.needed, forks))
+    except OutOfMemory:
+      return float('inf')
 
   def open(self, trunks: Sequence[Sequence[int]]) -> 'Batch':
     """Returns a batch of trunks, none of them read yet.
@@ -351,9 +368,19 @@ class Batch:
     Raises:
       OutOfMemory: If the device had no room; the batch is lost then.
     """
+    for probe in probes:
+      if probe.anchor > len(self._trunks[probe.trunk]):
+        raise ValueError(f'{probe}: its trunk ends before the anchor.')
     with _guard():
       self._grow(probes)
-      return self._forks(probes)
+      margins = self._forks(probes)
+    if not np.all(np.isfinite(margins)):
+      raise errors.DataError(
+          f'{np.sum(~np.isfinite(margins))} of {len(margins)} verdicts are not'
+          f' finite in {self._scorer._dtype}; take another config.student.dtype'
+          ' (bfloat16, float32), or look whether the weights are whole.'
+      )
+    return margins
 
   def _grow(self, probes: Sequence[Probe]) -> None:
     """Reads each trunk to the furthest place where a probe leaves it."""

@@ -78,7 +78,10 @@ class Verifier:
     self.num_rollouts = 0
 
   def judge(
-      self, cuts: Sequence[Cut], k: int | None = None
+      self,
+      cuts: Sequence[Cut],
+      k: int | None = None,
+      draw: str = 'verify',
   ) -> list[search_lib.Verdict]:
     """Returns whether each cut suffices, in order.
 
@@ -88,15 +91,16 @@ class Verifier:
     Args:
       cuts: Of any traces.
       k: Continuations of each; None for as many as the verifier is made for.
+      draw: Names the draws: under another name others are drawn.
     """
     k = k or self._k
     asked = [i for i, (trace, _) in enumerate(cuts) if is_verifiable(trace)]
     passes = dict.fromkeys(asked, 0)
-    for i, right in self._roll_out({i: cuts[i] for i in asked}, k):
+    for i, right in self._roll_out({i: cuts[i] for i in asked}, k, draw):
       passes[i] += right
     return [
         search_lib.Verdict(
-            enough=i in passes and passes[i] >= self._pass_rate * k,
+            enough=i in passes and passes[i] / k >= self._pass_rate,
             rollouts=k if i in passes else 0,
             passes=passes.get(i, 0),
         )
@@ -104,12 +108,12 @@ class Verifier:
     ]
 
   def _roll_out(
-      self, cuts: Mapping[int, Cut], k: int
+      self, cuts: Mapping[int, Cut], k: int, draw: str
   ) -> list[tuple[int, bool]]:
     """Returns of each continuation, by the name of its cut, if it is right."""
     requests, names = [], {}
     for i, cut in cuts.items():
-      for request in self._requests(cut, k):
+      for request in self._requests(cut, k, draw):
         names[f'{i}/{request.id}'] = i
         requests.append(dataclasses.replace(request, id=f'{i}/{request.id}'))
     ended, items = [], []
@@ -125,7 +129,7 @@ class Verifier:
     verdicts = self._grader.grade(items)
     return [(i, v.correct) for i, v in zip(ended, verdicts, strict=True)]
 
-  def _requests(self, cut: Cut, k: int) -> list[sampler_lib.Request]:
+  def _requests(self, cut: Cut, k: int, draw: str) -> list[sampler_lib.Request]:
     """Returns what to draw from a cut: nothing where there is no room."""
     trace, length = cut
     prompt = self._writing.prompt(trace.question, trace.prefix(length))
@@ -138,7 +142,7 @@ class Verifier:
         sampler_lib.Request(
             id=str(sample),
             tokens=tokens,
-            key=keys.fold(self._seed, 'verify', trace.id, length, sample),
+            key=keys.fold(self._seed, draw, trace.id, length, sample),
             max_tokens=room,
         )
         for sample in range(k)

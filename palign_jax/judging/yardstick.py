@@ -95,7 +95,8 @@ def measure(
     curves = ask(lambda r: range(1, r.num_cuts + 1))
   cuts = [(r.trace, n) for r in readings for n in lengths[r.trace.id]]
   with meter.of('rollouts', verifier):
-    proofs = verifier.judge(cuts, k)
+    # Not the draws by which a verified cut was chosen: it would judge itself.
+    proofs = verifier.judge(cuts, k, draw='yardstick')
   fitted = {
       r.trace.id: rules.fit_isotonic(
           [curves[r.trace.id][n].p_enough for n in range(1, r.num_cuts + 1)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import math
 import reprlib
 import time
 
@@ -17,7 +18,7 @@ from palign_jax.core import (
     progress,
     workdir as workdir_lib,
 )
-from palign_jax.models import decoder, lora
+from palign_jax.models import config as config_lib, decoder, lora
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import loops, sampler as sampler_lib
 from palign_jax.stages import settings as settings_lib
@@ -96,7 +97,38 @@ class Context:
     model = hf_import.describe(config.path, dtype=dtype)
     tokenizer = tokenizer_lib.load(model.folder)
     hf_import.check_vocab(model, tokenizer.size)
+    self._check_mesh(config.path, model.config)
     return Student(model, tokenizer, model.params, 0.0, dtype)
+
+  def _check_mesh(self, path: str, model: config_lib.ModelConfig) -> None:
+    """Raises if a model, or the rows of a batch, do not split over the mesh."""
+    mesh, num_rows = self.mesh, self.settings.compute.num_rows
+    for axis, sizes in (
+        (
+            'tensor',
+            {
+                'heads': model.num_heads,
+                'key-value heads': model.num_kv_heads,
+                'MLP channels': model.mlp_dim,
+                'rows of the vocabulary': model.vocab_size,
+            },
+        ),
+        ('fsdp', {'channels': model.embed_dim}),
+    ):
+      for name, size in sizes.items():
+        if size % mesh.shape[axis]:
+          raise errors.ConfigError(
+              f'config.mesh.{axis} is {mesh.shape[axis]} and {path} has {size}'
+              f' {name}, which do not split so; take a divisor of'
+              f' {math.gcd(*sizes.values())}.'
+          )
+    shards = mesh_lib.num_row_shards(mesh)
+    if num_rows % shards:
+      raise errors.ConfigError(
+          f'config.compute.num_rows is {num_rows}, which does not split over'
+          f' {shards} groups of devices (config.mesh.data * config.mesh.fsdp);'
+          ' take a multiple.'
+      )
 
   def load(self, which: str, *, stacked: bool = False) -> Student:
     """Returns a model of the config; the one returned before is let go.

@@ -103,7 +103,12 @@ def _judged(
   row = {
       'abstained': sum(v.abstained for v in found.verdicts.values()),
       'probes': [
-          {'sentences': n, 'p_enough': v.p_enough, 'enough': v.enough}
+          {
+              'sentences': n,
+              'p_enough': v.p_enough,
+              'margin': v.margin,
+              'enough': v.enough,
+          }
           for n, v in found.verdicts.items()
       ],
   }
@@ -126,7 +131,8 @@ def _judged(
 
 def counts(rows: Sequence[Row], t: settings.Truncate) -> dict[str, Any]:
   """Returns what the summary says of all rows."""
-  margins = [r['margin'] for r in rows if r['margin'] is not None]
+  probes = [probe for row in rows for probe in row['probes']]
+  margins = [p['margin'] for p in probes if p['margin'] is not None]
   near = sum(abs(margin) < 0.1 for margin in margins)
   ratios = [r['prefix_ratio'] for r in rows if r['status'] == 'kept']
   proofs = [p for r in rows for p in r.get('rollouts', ())]
@@ -134,7 +140,7 @@ def counts(rows: Sequence[Row], t: settings.Truncate) -> dict[str, Any]:
       'traces': len(rows),
       'status': context_lib.count(r['status'] for r in rows),
       'reason': context_lib.count(r['reason'] or 'sufficient' for r in rows),
-      'probes': sum(len(r['probes']) for r in rows),
+      'probes': len(probes),
       'abstained': sum(r['abstained'] for r in rows),
       'margin_below_0.1': round(near / max(len(margins), 1), 4),
       'mean_prefix_ratio': round(sum(ratios) / max(len(ratios), 1), 4),

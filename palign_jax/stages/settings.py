@@ -265,10 +265,13 @@ class Grade:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-  """What bounds memory and sets cadences; it does not change results.
+  """What bounds memory and sets cadences.
+
+  It changes results by rounding at most; on a CPU, with matrices that are not
+  tiny, by nothing.
 
   Attributes:
-    num_rows: Rows decoded together.  Another number is another rounding.
+    num_rows: Rows decoded together.
     judge_tokens: Tokens that a group of devices with one copy of the rows
       judges together, padding included.
     memory_gib: Memory that judging may take on a device, weights included; 0
@@ -468,6 +471,12 @@ def _check_truncate(t: Truncate) -> None:
           t.rule == 'isotonic' and t.abstained == 'verify',
           "rule='isotonic' reads p_enough, which verifying does not change;"
           " set abstained='no', or another rule.",
+      ),
+      (
+          t.verdict == 'generate'
+          and (t.calibration != 'none' or t.abstain > 0),
+          "verdict='generate' gives no p_enough to calibrate or to abstain by;"
+          " set calibration='none' and abstain=0, or verdict='label'.",
       ),
       (
           t.verdict == 'generate' and t.rule == 'isotonic',

@@ -112,7 +112,7 @@ class Counting:
 
     return search.drive({r.trace.id: begin(r) for r in readings}, ask)
 
-  def judge(self, cuts, k):
+  def judge(self, cuts, k, draw):
     self.num_tokens += 10 * k * len(cuts)
     return [
         search.Verdict(

@@ -97,10 +97,11 @@ def measure(specs: Sequence[Spec], repetitions: int) -> list[Measured]:
       say(f'{worker.spec.case}/{worker.spec.system} ready in {warm[-1]:.1f} s')
     samples = [[] for _ in workers]
     facts: list[Mapping[str, Any]] = [{} for _ in workers]
-    for _ in range(repetitions):
+    for number in range(1, repetitions + 1):
       for i, worker in enumerate(workers):
         seconds, facts[i] = worker.ask('run')
         samples[i].append(seconds)
+      say(f'{number} of {repetitions}: {[round(x[-1], 2) for x in samples]} s')
     peaks = [worker.ask('end') for worker in workers]
   return [
       Measured(spec, *numbers)

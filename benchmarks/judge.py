@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add('--tokens', type=int, default=2048, help='Of a trace.')
   add('--sentences', type=int, default=60, help='Cuts of a trace.')
   add('--dtype', default='float32', choices=('float32', 'bfloat16'))
-  add('--judge_tokens', type=int, default=65_536, help='See config.compute.')
+  add('--judge_tokens', type=int, default=1024, help='As the quickstart has.')
   add('--repetitions', type=int, default=5)
   add('--cases', nargs='+', default=CASES[1:], choices=CASES[1:])
   add('--systems', nargs='+', help='Only these; ours is always there.')

@@ -14,6 +14,7 @@ import jax
 
 from palign_jax.checkpoints import hf_import
 from palign_jax.core import errors, keys
+from palign_jax.parallel import compiled
 from palign_jax.sampling import loops, sampler as sampler_lib
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 
@@ -105,4 +106,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
+  compiled.keep()
   sys.exit(main())

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
 from palign_jax.core import command, config as config_lib, jsonl, keys
 from palign_jax.models import config as model_config_lib, decoder
+from palign_jax.parallel import compiled
 from palign_jax.sandbox import (
     benchmark,
     corpus as corpus_lib,
@@ -200,6 +201,7 @@ def main(argv: list[str]):
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
   command.quiet_libraries()
+  compiled.keep()
   with command.one_line_errors():
     make(_CONFIG.value, epath.Path(_WORKDIR.value))
 

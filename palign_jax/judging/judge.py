@@ -33,6 +33,7 @@ class Scorer(Protocol):
   """What `TrunkScorer` and `RereadScorer` have in common."""
 
   num_tokens: int
+  num_programs: int  # Compiled so far.
 
   def groups(self, lengths: Sequence[int]) -> list[list[int]]:
     """Returns which trunks fit the memory together."""

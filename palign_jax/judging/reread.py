@@ -17,6 +17,7 @@ class RereadScorer:
   def __init__(self, scorer: scorer_lib.Scorer):
     self._scorer = scorer
     self.num_tokens = 0  # Read so far, without padding.
+    self.num_programs = 0  # It keeps none of its own; JAX does.
 
   def groups(self, lengths: Sequence[int]) -> list[list[int]]:
     """Returns one group: nothing of a trunk stays in memory."""

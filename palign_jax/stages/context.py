@@ -7,6 +7,7 @@ import math
 import reprlib
 import time
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 
@@ -224,6 +225,13 @@ class Context:
         reason, num = completion.finish_reason, len(completion.tokens)
         yield Reply(by_id[completion.id], text, reason, num)
         advance(1)
+    logging.info(
+        '%s: %d programs, %.1f%% of %d decoded row-steps of use.',
+        description,
+        len(sampler.programs),
+        100 * sampler.useful,
+        sampler.row_steps,
+    )
 
 
 def ask(

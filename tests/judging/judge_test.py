@@ -196,7 +196,7 @@ class Scarce:
   """
 
   def __init__(self, room, late):
-    self.num_tokens, self.opened = 0, []
+    self.num_tokens, self.num_programs, self.opened = 0, 0, []
     self._room, self._late = room, late
 
   def groups(self, lengths):

@@ -177,8 +177,9 @@ class Strong(_Base):
     ]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     verdicts: list[search_lib.Verdict | None] = [None] * len(rows)
-    for begin in range(0, len(order), self._batch):
-      batch = order[begin : begin + self._batch]
+    size = self._batch or len(order)  # All, if nothing was measured.
+    for begin in range(0, len(order), size):
+      batch = order[begin : begin + size]
       logits = self.last_logits([rows[i] for i in batch])
       margins = (logits[:, self._yes] - logits[:, self._no]).tolist()
       for i, margin in zip(batch, margins, strict=True):

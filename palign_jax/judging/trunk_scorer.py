@@ -170,13 +170,12 @@ class TrunkScorer:
     while num >= 1:
       if (num + 1) * row <= room:
         used = self._used(num, size)
-        if used <= self._budget:
+        if used is not None and used <= self._budget:
           break
         logging.info(
-            '%d trunks of %d tokens need %.2f GiB of %.2f: fewer at once.',
+            '%d trunks of %d tokens need more than %.2f GiB: fewer at once.',
             num,
             size,
-            used / memory.GIB,
             self._budget / memory.GIB,
         )
       num //= 2
@@ -192,8 +191,8 @@ class TrunkScorer:
       self._fits[size] = num
     return num
 
-  def _used(self, num_rows: int, size: int) -> float:
-    """Returns what the greediest of the programs needs; inf if too much."""
+  def _used(self, num_rows: int, size: int) -> int | None:
+    """Returns what the greediest program needs; None if XLA has no room."""
     per_shard = self.chunk_rows(num_rows, num_rows)
     try:
       with _guard():
@@ -207,7 +206,7 @@ class TrunkScorer:
         ]
         return max(trunks, *map(memory.needed, forks))
     except OutOfMemory:
-      return float('inf')
+      return None
 
   def open(self, trunks: Sequence[Sequence[int]]) -> 'Batch':
     """Returns a batch of trunks, none of them read yet.

@@ -7,7 +7,6 @@ Adapters are a tree of their own, float32, beside frozen weights of any dtype.
 import math
 from typing import Any
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -52,19 +51,15 @@ def logical_axes(config: config_lib.ModelConfig, rank: int) -> decoder.Params:
   return {'layers': {name: keep(axes[name]) for name in PROJECTIONS}}
 
 
-def join(params: decoder.Params, adapters: decoder.Params) -> decoder.Params:
-  """Returns one tree with the adapters beside their kernels (no copies).
+def join(params: Any, adapters: Any) -> Any:
+  """Returns one tree of what either holds (no copies).
 
-  Both are stacked, or both are unstacked.
+  Layers are stacked in both, or unstacked in both; either may be empty.
   """
-  flatten = traverse_util.flatten_dict
-  beside = lambda a, b: traverse_util.unflatten_dict(flatten(a) | flatten(b))
-  layers = params['layers'], adapters['layers']
-  if isinstance(layers[0], tuple):
-    both = tuple(map(beside, *layers))
-  else:
-    both = beside(*layers)
-  return {**params, 'layers': both}
+  if isinstance(params, tuple):
+    return tuple(map(join, params, adapters))
+  both = {k: join(params[k], adapters[k]) for k in params.keys() & adapters}
+  return {**params, **adapters, **both}
 
 
 def merge(

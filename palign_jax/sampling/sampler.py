@@ -318,17 +318,17 @@ class _Journey:
     if length + self._spare <= self._capacity:
       return
     twice = min(2 * self._capacity, self._longest)
-    self._move(range(self.slots.size), self._bucket(max(length, twice)))
+    all_rows = [*range(self.slots.per_shard)] * self.slots.num_shards
+    self._move(all_rows, self._bucket(max(length, twice)))
 
-  def _move(self, rows: Iterable[int], capacity: int) -> None:
+  def _move(self, rows: list[int], capacity: int) -> None:
     """Takes some rows, numbered as their shards do, to a new cache."""
-    rows = np.array(list(rows), np.int32) % np.int32(self.slots.per_shard)
     self._capacity = capacity
     self._note('move')
     self._cache, self._seen = steps.move(
         self._cache,
         self._seen,
-        self._put(rows),
+        self._put(np.array(rows, np.int32)),
         capacity=capacity,
         mesh=self._s._mesh,
     )

@@ -169,7 +169,6 @@ class Judges:
     }
     if self._t.verdict != 'generate':
       facts['trunk_tokens'] = self.chosen.trunk_tokens
-      facts['programs'] = self._scorer.num_programs
       facts['calibration'] = self.calibration.facts()
     if 'verifier' in self.__dict__:
       tokens += self.verifier.num_tokens

@@ -26,7 +26,7 @@ CONFIG = config_lib.ModelConfig(
     embed_dim=32,
     num_heads=4,
     num_kv_heads=2,
-    head_dim=8,
+    head_dim=16,
     mlp_dim=48,
     norm_eps=1e-6,
     rope_theta=1e4,
@@ -203,7 +203,7 @@ def test_nothing_is_replicated_by_accident():
     assert x.sharding.spec == decoder.CACHE
   # Two trunks and a spare row on each of four row shards, one head of two.
   total = sum(x.nbytes for x in jax.tree.leaves(batch._cache))
-  assert total == 2 * 2 * (4 * 3) * 2 * 8 * 1024 * 4
+  assert total == 2 * 2 * (4 * 3) * 2 * CONFIG.head_dim * 1024 * 4
 
 
 def test_no_device_sends_keys_or_values():
@@ -216,7 +216,7 @@ def test_no_device_sends_keys_or_values():
       if re.search(r'= \S+ all-(gather|to-all)|collective-permute\(', line):
         shape = re.search(r'\[([\d,]*)\]', line)[1]
         size = np.prod([int(n) for n in shape.split(',') if n] or [1])
-        assert size < 1024 * 8, (key, line)  # A trunk's keys in one layer.
+        assert size < 1024 * CONFIG.head_dim, (key, line)  # A trunk's keys in one layer.
 
 
 def test_two_processes_say_what_one_says(want):
@@ -261,19 +261,21 @@ def test_groups_hold_about_equal_lengths():
 
 
 def test_rows_follow_from_the_budget_and_the_compiled_program():
-  free = make()
-  assert free.fitting(1024, 64) == 64
-  row = memory.per_device(free._abstract_cache(1, 1024)) // 2
-  base = memory.needed(free._grow_program(1, 1024, 1)) - 2 * row
-  for rows in (1, 4, 16):
-    scorer = make(budget=base + (rows + 1) * row + 100_000)
-    fitting = scorer.fitting(1024, 64)
-    assert rows / 2 <= fitting <= rows
-    used = memory.needed(scorer._grow_program(fitting, 1024, 1))
-    assert used <= scorer._budget
-  small = make(budget=base)
+  programs = {}
+
+  def under(budget):
+    scorer = make(budget=budget)
+    scorer._programs = programs  # Compiled once for all.
+    return scorer
+
+  assert under(None).fitting(256, 64) == 64
+  for rows in (1, 4):
+    enough = under(1)._used(rows, 256)
+    assert under(enough).fitting(256, 4 * rows) == rows
+    if rows > 1:
+      assert under(enough - 1).fitting(256, 4 * rows) == rows // 2
   with pytest.raises(errors.ConfigError, match=r'compute\.memory_gib: 0\.0'):
-    small.groups([1000])
+    under(1).groups([1000])
 
 
 def test_what_the_program_needs_does_not_grow_with_the_rows_it_does_not_read():

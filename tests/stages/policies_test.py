@@ -324,7 +324,11 @@ def test_full_fine_tuning_exports_what_after_samples(start, student):
   after = hf_import.load(run.path / 'sft/export', dtype=jnp.float32)
   table = lambda model: model.params['embed']['table']
   assert np.abs(table(after) - table(before)).max() > 1e-4
-  assert run.rows('sample/after/sums.jsonl')
+  texts = [
+      [row['output'] for row in run.rows(f'sample/{model}/sums.jsonl')]
+      for model in ('before', 'after')
+  ]
+  assert texts[0] != texts[1]
 
 
 @pytest.mark.slow

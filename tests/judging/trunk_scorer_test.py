@@ -216,7 +216,7 @@ def test_no_device_sends_keys_or_values():
       if re.search(r'= \S+ all-(gather|to-all)|collective-permute\(', line):
         shape = re.search(r'\[([\d,]*)\]', line)[1]
         size = np.prod([int(n) for n in shape.split(',') if n] or [1])
-        assert size < 1024 * CONFIG.head_dim, (key, line)  # A trunk's keys in one layer.
+        assert size < 1024 * CONFIG.head_dim, (key, line)
 
 
 def test_two_processes_say_what_one_says(want):

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -32,6 +33,7 @@ NAMES = ('auto', 'xla', 'cudnn', 'pallas')
 
 _ROWS = mesh_lib.ROWS
 _OWN = PartitionSpec(*_ROWS, None, 'tensor')  # [B T N H]
+_PART = PartitionSpec(*mesh_lib.TOKENS, 'tensor')  # The same, T split too.
 _FORKS = PartitionSpec(*_ROWS, None, None, 'tensor')  # [B M T N H]
 _CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S], [B N H]
 
@@ -121,9 +123,17 @@ def causal(
   cudnn = uneven or kernels_cudnn.refusal(q.dtype, q.shape[-1])
   if segments is not None:
     cudnn = 'it cannot keep the sequences of packed rows apart'
+  if mesh_lib.num_parts(backend.mesh) > 1:
+    return _in_parts(backend, q, k, v, segments, uneven)
   name = backend.pick('causal', {'cudnn': cudnn, 'pallas': uneven})
-  if name == 'xla':
+  if name == 'xla' and uneven:
     return attention.causal(q, k, v, segments)
+  if name == 'xla':  # Rows and heads that are both split cannot be merged.
+    if segments is None:
+      alone = lambda q, k, v: attention.causal(q, k, v, None)
+      return _each(backend, alone, (_OWN,) * 3, _OWN)(q, k, v)
+    specs = (_OWN, _OWN, _OWN, _ROWS)
+    return _each(backend, attention.causal, specs, _OWN)(q, k, v, segments)
   if name == 'cudnn':
     return _each(backend, kernels_cudnn.causal, (_OWN,) * 3, _OWN)(q, k, v)
   splash = functools.partial(kernels_splash.causal, interpret=backend.interpret)
@@ -132,6 +142,30 @@ def causal(
     return _each(backend, alone, (_OWN,) * 3, _OWN)(q, k, v)
   specs = (_OWN, _OWN, _OWN, _ROWS)
   return _each(backend, splash, specs, _OWN)(q, k, v, segments)
+
+
+def _in_parts(backend: Backend, q, k, v, segments, uneven: str | None):
+  """Attends from the tokens that a device has to those of all its row.
+
+  Keys and values of the row are gathered; queries stay where they are.
+  """
+  parts, T = mesh_lib.num_parts(backend.mesh), q.shape[1]
+  if T % parts:
+    uneven = f'rows of {T} tokens do not split {parts} ways over sequence'
+  if uneven:
+    raise errors.ConfigError(f'attention: {uneven}; change config.mesh.')
+  whole = 'it takes whole rows, and config.mesh.sequence splits them'
+  backend.pick('causal', {'cudnn': whole, 'pallas': whole})
+  if segments is None:
+    segments = jnp.zeros(q.shape[:2], jnp.int32)
+
+  def part(q, k, v, segments):
+    row = lambda x: jax.lax.all_gather(x, 'sequence', axis=1, tiled=True)
+    first = jax.lax.axis_index('sequence') * q.shape[1]
+    return attention.part(q, row(k), row(v), segments, row(segments), first)
+
+  specs = (_PART, _PART, _PART, mesh_lib.TOKENS)
+  return _each(backend, part, specs, _PART)(q, k, v, segments)
 
 
 def cached(

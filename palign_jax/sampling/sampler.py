@@ -115,9 +115,7 @@ class Sampler:
           f' {model_config.num_kv_heads} KV heads, which do not split so; take'
           ' a divisor, and more of config.mesh.fsdp or data.'
       )
-    self._mesh = mesh or Mesh(
-        np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh_lib.AXES
-    )
+    self._mesh = mesh or mesh_lib.alone()
     self._params = weights.pack(params)
     self._config = model_config
     self._sizes = buckets.num_rows(num_rows, self._shards, _least(model_config))

@@ -3,8 +3,8 @@
 | need   | xla                | pallas (TPU)      | cudnn (NVIDIA)          |
 |--------|--------------------|-------------------|-------------------------|
 | causal | `attention.causal` | splash            | flash; packed rows: xla |
-| cached | `attention.cached` | `kernels_cache`   | xla                     |
 | beside | `attention.beside` | `kernels_cache`   | flash with a mask       |
+| decode | `sampling.attend`  | `kernels_cache`   | xla                     |
 
 'auto' takes its platform's column where the inputs allow it and xla otherwise;
 a column that is named is taken, or refused with the reason.  Kernels cannot be
@@ -18,7 +18,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from palign_jax.core import errors
 from palign_jax.models import (
@@ -26,6 +26,7 @@ from palign_jax.models import (
     kernels_cache,
     kernels_cudnn,
     kernels_splash,
+    remat,
 )
 from palign_jax.parallel import mesh as mesh_lib
 
@@ -35,7 +36,7 @@ _ROWS = mesh_lib.ROWS
 _OWN = PartitionSpec(*_ROWS, None, 'tensor')  # [B T N H]
 _PART = PartitionSpec(*mesh_lib.TOKENS, 'tensor')  # The same, T split too.
 _FORKS = PartitionSpec(*_ROWS, None, None, 'tensor')  # [B M T N H]
-_CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S], [B N H]
+_CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +82,16 @@ class Backend:
     return 'xla' if refusals.get(best) else best
 
   @property
+  def platform(self) -> str:
+    """What is compiled for: 'cpu', 'gpu' or 'tpu'."""
+    if self.mesh is None:
+      return jax.default_backend()
+    return self.mesh.devices.flat[0].platform
+
+  @property
   def interpret(self) -> bool:
     """Whether there is no TPU to run a TPU's kernel on."""
-    if self.mesh is None:
-      return jax.default_backend() != 'tpu'
-    return self.mesh.devices.flat[0].platform != 'tpu'
+    return self.platform != 'tpu'
 
 
 XLA = Backend('xla')
@@ -120,28 +126,26 @@ def causal(
     ConfigError: If the named backend cannot take these inputs.
   """
   uneven = _uneven(backend.mesh, q.shape[0], k.shape[2])
+  if mesh_lib.num_parts(backend.mesh) > 1:
+    return _in_parts(backend, q, k, v, segments, uneven)
   cudnn = uneven or kernels_cudnn.refusal(q.dtype, q.shape[-1])
   if segments is not None:
     cudnn = 'it cannot keep the sequences of packed rows apart'
-  if mesh_lib.num_parts(backend.mesh) > 1:
-    return _in_parts(backend, q, k, v, segments, uneven)
   name = backend.pick('causal', {'cudnn': cudnn, 'pallas': uneven})
-  if name == 'xla' and uneven:
-    return attention.causal(q, k, v, segments)
-  if name == 'xla':  # Rows and heads that are both split cannot be merged.
-    if segments is None:
-      alone = lambda q, k, v: attention.causal(q, k, v, None)
-      return _each(backend, alone, (_OWN,) * 3, _OWN)(q, k, v)
-    specs = (_OWN, _OWN, _OWN, _ROWS)
-    return _each(backend, attention.causal, specs, _OWN)(q, k, v, segments)
-  if name == 'cudnn':
-    return _each(backend, kernels_cudnn.causal, (_OWN,) * 3, _OWN)(q, k, v)
-  splash = functools.partial(kernels_splash.causal, interpret=backend.interpret)
-  if segments is None:
-    alone = lambda q, k, v: splash(q, k, v, None)
-    return _each(backend, alone, (_OWN,) * 3, _OWN)(q, k, v)
-  specs = (_OWN, _OWN, _OWN, _ROWS)
-  return _each(backend, splash, specs, _OWN)(q, k, v, segments)
+  if name == 'xla' and uneven:  # All devices compute all, or XLA finds a way.
+    return remat.named(attention.causal(q, k, v, segments))
+  args, specs = (q, k, v), (_OWN,) * 3
+  if segments is not None:
+    args, specs = (*args, segments), (*specs, _ROWS)
+  kernel = {
+      'xla': lambda *args: remat.named(attention.causal(*args)),
+      'cudnn': lambda q, k, v, _: remat.named(kernels_cudnn.causal(q, k, v)),
+      'pallas': functools.partial(
+          kernels_splash.causal, interpret=backend.interpret
+      ),
+  }[name]
+  run = lambda q, k, v, segments=None: kernel(q, k, v, segments)
+  return _each(backend, run, specs, _OWN)(*args)
 
 
 def _in_parts(backend: Backend, q, k, v, segments, uneven: str | None):
@@ -149,50 +153,38 @@ def _in_parts(backend: Backend, q, k, v, segments, uneven: str | None):
 
   Keys and values of the row are gathered; queries stay where they are.
   """
-  parts, T = mesh_lib.num_parts(backend.mesh), q.shape[1]
+  mesh, parts = backend.mesh, mesh_lib.num_parts(backend.mesh)
+  T, N = q.shape[1:3]
   if T % parts:
     uneven = f'rows of {T} tokens do not split {parts} ways over sequence'
   if uneven:
     raise errors.ConfigError(f'attention: {uneven}; change config.mesh.')
-  whole = 'it takes whole rows, and config.mesh.sequence splits them'
-  backend.pick('causal', {'cudnn': whole, 'pallas': whole})
+  refusals = {
+      'cudnn': 'it takes whole rows, and config.mesh.sequence splits them',
+      'pallas': kernels_splash.refusal(T, parts),
+  }
+  name = backend.pick('causal', refusals)
   if segments is None:
     segments = jnp.zeros(q.shape[:2], jnp.int32)
+  row = lambda x: jax.lax.all_gather(x, 'sequence', axis=1, tiled=True)
+  specs = (_PART, _PART, _PART, mesh_lib.TOKENS)
+  if name == 'pallas':
+    heads = N // mesh.shape['tensor']
+    kernel = kernels_splash.in_parts(T, heads, parts, backend.interpret)
+
+    def splash(kernel, q, k, v, segments):
+      rest = row(k), row(v), segments, row(segments)
+      return kernels_splash.part(kernel, q, *rest)
+
+    specs = (kernels_splash.sharding_spec(kernel, mesh), *specs)
+    return _each(backend, splash, specs, _PART)(kernel, q, k, v, segments)
 
   def part(q, k, v, segments):
-    row = lambda x: jax.lax.all_gather(x, 'sequence', axis=1, tiled=True)
     first = jax.lax.axis_index('sequence') * q.shape[1]
-    return attention.part(q, row(k), row(v), segments, row(segments), first)
+    rest = row(k), row(v), segments, row(segments)
+    return remat.named(attention.part(q, *rest, first))
 
-  specs = (_PART, _PART, _PART, mesh_lib.TOKENS)
   return _each(backend, part, specs, _PART)(q, k, v, segments)
-
-
-def cached(
-    backend: Backend,
-    q: Float[Array, 'B N H'],
-    k: Float[Array, 'B K H S'],
-    v: Float[Array, 'B K S H'],
-    valid: Bool[Array, 'B S'],
-) -> Float[Array, 'B N H']:
-  """Attends from one query per row to a cache; see `attention.cached`.
-
-  Args:
-    backend: Who computes.
-    q: One query per row.
-    k: Keys of the cache.
-    v: Its values.
-    valid: Which slots each row sees.
-
-  Raises:
-    ConfigError: If the named backend cannot take these inputs.
-  """
-  pallas = _uneven(backend.mesh, *k.shape[:2]) or _odd(k.shape[3])
-  if backend.pick('cached', {'pallas': pallas}) != 'pallas':
-    return attention.cached(q, k, v, valid)
-  kernel = functools.partial(kernels_cache.cached, interpret=backend.interpret)
-  specs = (_CACHE, _CACHE, _CACHE, _ROWS)
-  return _each(backend, kernel, specs, _CACHE)(q, k, v, valid)
 
 
 def beside(
@@ -226,7 +218,7 @@ def beside(
     raise errors.ConfigError(f'attention: {uneven}; change config.mesh.')
   refusals = {
       'cudnn': kernels_cudnn.refusal(q.dtype, q.shape[-1]),
-      'pallas': _odd(keys.shape[3]),
+      'pallas': odd(keys.shape[3]),
   }
   kernels = {
       'xla': attention.beside,
@@ -241,7 +233,8 @@ def beside(
   return _each(backend, kernel, specs, _FORKS)(*args)
 
 
-def _odd(S: int) -> str | None:
+def odd(S: int) -> str | None:
+  """Returns why a TPU's kernel cannot read a cache of S slots, if so."""
   if S % kernels_cache.LANES:
     return f'a cache of {S} slots is no multiple of {kernels_cache.LANES}'
   return None

@@ -27,7 +27,7 @@ TOKENS = PartitionSpec(('data', 'fsdp'), 'sequence')  # And its first two.
 
 
 def make(
-    sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+    sizes: Mapping[str, int], devices: Sequence[Any] | None = None
 ) -> Mesh:
   """Returns the mesh of `config.mesh`.
 
@@ -35,7 +35,7 @@ def make(
     sizes: Devices along each of `AXES`, 1 if it is left out; one of them may
       be -1, all the rest.  And 'dcn_data', 1 if it is left out: over how many
       slices the data axis goes.
-    devices: All that there are if None.
+    devices: Of JAX, or of a topology; all that there are if None.
 
   Raises:
     ConfigError: If the sizes do not multiply to the number of devices, or the
@@ -73,7 +73,7 @@ def _slices(devices: Sequence[Any]) -> int:
   return len({getattr(d, 'slice_index', 0) for d in devices})
 
 
-def _check_alone(devices: Sequence[jax.Device]) -> None:
+def _check_alone(devices: Sequence[Any]) -> None:
   found = _slices(devices)
   if devices[0].platform == 'tpu' and found > 1:
     raise errors.ConfigError(

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from palign_jax.core import errors
 
@@ -43,7 +43,10 @@ _OPTIONAL = ('lora_head_dim', 'lora_mlp')
 
 
 def sharding(
-    name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    mesh: Mesh | AbstractMesh,
 ) -> NamedSharding:
   """Returns where one array lives.
 
@@ -84,7 +87,9 @@ def sharding(
   return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def tree_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
+def tree_shardings(
+    abstract: Any, axes: Any, mesh: Mesh | AbstractMesh
+) -> Any:
   """Returns where each array of a tree lives.
 
   Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import rules
-from palign_jax.models import decoder, remat
+from palign_jax.models import decoder, kernels, remat
 from palign_jax.text import sentences
 from palign_jax.training import optim
 
@@ -30,6 +30,7 @@ CHOICES = {
     'sft.method': ('lora', 'full'),
     'sft.quantize': ('none', 'int8'),
     'sft.remat': remat.NAMES,
+    'compute.attention': kernels.NAMES,
 }
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -290,6 +291,8 @@ class Compute:
     part_rows: Rows of a part file.
     rows_per_device: Training rows computed together on a device.
     loss_chunk: Positions of a row whose logits exist at a time; 0 for all.
+    attention: Who computes attention: 'auto' (by platform), or a column of the
+      table in models/kernels.py.
     workers: Processes that grade.
     log_every: Optimiser steps.
     save_every: Optimiser steps.
@@ -306,6 +309,7 @@ class Compute:
   part_rows: int
   rows_per_device: int
   loss_chunk: int
+  attention: str
   workers: int
   log_every: int
   save_every: int
@@ -442,7 +446,7 @@ def _check_positive(settings: Settings) -> None:
   values = {
       f'compute.{k}': v
       for k, v in dataclasses.asdict(settings.compute).items()
-      if k not in ('loss_chunk', 'memory_gib', 'shared_trunk')
+      if k not in ('loss_chunk', 'memory_gib', 'shared_trunk', 'attention')
   }
   values['grade.resamples'] = settings.grade.resamples
   values['grade.limit_s'] = settings.grade.limit_s

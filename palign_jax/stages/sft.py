@@ -54,6 +54,11 @@ def check(context: context_lib.Context) -> None:
         f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
         f' {parts}; make the first a multiple of the second.'
     )
+  if context.settings.compute.attention == 'cudnn':
+    raise errors.ConfigError(
+        "config.compute.attention is 'cudnn', which would mix the examples of a"
+        " packed row; take 'auto' or 'xla' for sft."
+    )
   student.tokenizer.chat.turn_end  # noqa: B018  Raises without a template.
   _num_microbatches(context)
 
@@ -191,7 +196,7 @@ def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
       remat=s.remat,
       chunk_size=compute.loss_chunk,
       lora_scale=_scale(context),
-      attention=kernels.Backend('auto', context.train_mesh),
+      attention=kernels.Backend(compute.attention, context.train_mesh),
   )
   state = step.init(trainable, optimizer)
   pure = step.make(

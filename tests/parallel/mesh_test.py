@@ -17,7 +17,7 @@ class Device:
   id: int
   slice_index: int
   process_index: int
-  platform: str = 'tpu'
+  platform: str = 'cpu'  # Its arrangement within a slice is in order.
   device_kind: str = 'none that is known'
 
 
@@ -88,8 +88,9 @@ def test_slices_are_counted(shape, slices, message):
 
 
 def test_slices_of_a_pod_are_not_overlooked():
+  tpus = [dataclasses.replace(d, platform='tpu') for d in pod(2)]
   with pytest.raises(errors.ConfigError, match='is 1 .* 2 slices; set it to 2'):
-    mesh_lib.make({'fsdp': 8}, pod(2))
+    mesh_lib.make({'fsdp': 8}, tpus)
 
 
 def test_more_slices_than_there_are():

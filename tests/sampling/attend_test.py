@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from palign_jax.models import kernels
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import attend
 
 B, K, N, H, S = 16, 2, 4, 8, 384
-ALONE = mesh_lib.alone()
+ALONE = kernels.Backend('xla', mesh_lib.alone())
 step = jax.jit(attend.step, static_argnums=0)
 
 
@@ -43,8 +44,9 @@ def reference(q, k, v, keys, values, place):
   return out
 
 
-def test_is_the_definition(inputs):
-  out, keys, values = step(ALONE, *inputs)
+@pytest.mark.parametrize('name', ['xla', 'pallas'])
+def test_is_the_definition(inputs, name):
+  out, keys, values = step(kernels.Backend(name, ALONE.mesh), *inputs)
   q, k, v, old_keys, old_values, places, live = map(np.asarray, inputs)
   for b in range(B):
     at = places[b] if live[b] else S - 1
@@ -82,5 +84,9 @@ def test_neighbours_number_and_capacity_change_no_bit(inputs):
 def test_a_mesh_gives_the_same(inputs):
   mesh = mesh_lib.make({'data': 2, 'fsdp': 2, 'tensor': 2})
   want = step(ALONE, *inputs)
-  for mine, theirs in zip(step(mesh, *inputs), want, strict=True):
-    np.testing.assert_allclose(mine, theirs, atol=1e-6)
+  live = np.asarray(inputs[-1])
+  for name in ('xla', 'pallas'):
+    got = step(kernels.Backend(name, mesh), *inputs)
+    for mine, theirs in zip(got, want, strict=True):
+      mine, theirs = np.asarray(mine)[live], np.asarray(theirs)[live]
+      np.testing.assert_allclose(mine, theirs, atol=1e-6)

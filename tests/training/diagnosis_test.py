@@ -58,7 +58,8 @@ def test_a_layer_and_its_rows(sizes):
   batch['tokens'][1, 4] = 7
   table, layers = params['embed']['table'], params['layers']
   params['embed']['table'] = table.at[:, 0].set(0).at[7, 0].set(1)
-  o = layers['o']
+  norm, o = layers['mlp_norm'], layers['o']
+  norm['scale'] = norm['scale'].at[0, 0].set(1)
   o['kernel'] = o['kernel'].at[0, :, :, 0].set(0)
   for part in (layers['gate'], layers['up']):
     part['kernel'] = part['kernel'].at[0, 0].set(jnp.float32(1e25))

@@ -28,7 +28,7 @@ def value_and_grad(params, batch, cotangent=1.0, model=tiny.MODEL, **changes):
   if mesh is None:
     batch = {k: jnp.asarray(v) for k, v in batch.items()}
   else:
-    batch = jax.device_put(batch, jax.NamedSharding(mesh, mesh_lib.TOKENS))
+    batch = jax.device_put(dict(batch), jax.NamedSharding(mesh, mesh_lib.TOKENS))
     axes = decoder.logical_axes(model)
     params = jax.device_put(params, rules.tree_shardings(params, axes, mesh))
 
@@ -151,13 +151,19 @@ def test_rows_that_do_not_split(params):
   config = dataclasses.replace(
       tiny.LOSS, attention=kernels.Backend('auto', mesh)
   )
-  batch = tiny.batch([tiny.example(0, 9)], max_tokens=9)
+  make = lambda width: {
+      k: jnp.asarray(v)
+      for k, v in tiny.batch([tiny.example(0, 9)], max_tokens=width).items()
+  }
   with pytest.raises(errors.ConfigError, match='do not split 2 ways over seq'):
-    loss.weighted_sum(params, tiny.MODEL, batch, config)
-  named = dataclasses.replace(config, attention=kernels.Backend('pallas', mesh))
-  batch = tiny.batch([tiny.example(0, 9)], max_tokens=10)
-  with pytest.raises(errors.ConfigError, match='sequence splits them'):
-    loss.weighted_sum(params, tiny.MODEL, batch, named)
+    loss.weighted_sum(params, tiny.MODEL, make(9), config)
+  for name, message in (
+      ('cudnn', 'takes whole rows, and config.mesh.sequence splits them'),
+      ('pallas', '10 tokens in 2 parts are no multiples of 128'),
+  ):
+    named = dataclasses.replace(config, attention=kernels.Backend(name, mesh))
+    with pytest.raises(errors.ConfigError, match=message):
+      loss.weighted_sum(params, tiny.MODEL, make(10), named)
 
 
 def test_nothing_is_predicted_across_a_seam():

@@ -52,10 +52,10 @@ def pack(params: decoder.Params) -> decoder.Params:
 
 
 def unpack(
-    params: decoder.Params, config: config_lib.ModelConfig
+    params: decoder.Params, config: config_lib.ModelConfig, platform: str
 ) -> decoder.Params:
   """Returns the weights as the model takes them; to be called under jit."""
-  if jax.default_backend() != 'cpu':
+  if platform != 'cpu':
     return params
 
   def turn(path, x):

@@ -105,7 +105,7 @@ def kv_bytes(c: config_lib.ModelConfig) -> int:
 
 
 def reading_traffic(
-    c: config_lib.ModelConfig, tokens: int, cached: float
+    c: config_lib.ModelConfig, tokens: int, cached: int
 ) -> float:
   """Returns the bytes that reading moves through memory, all devices together.
 
@@ -117,10 +117,10 @@ def reading_traffic(
     tokens: That are read.
     cached: Tokens of all rows whose keys and values are read.
   """
-  return tokens * _stream(c) + cached * kv_bytes(c)
+  return float(tokens * _stream(c) + cached * kv_bytes(c))
 
 
-def _stream(c: config_lib.ModelConfig) -> float:
+def _stream(c: config_lib.ModelConfig) -> int:
   """Returns the bytes that a token's operands and results are, in a pass."""
   heads = (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim
   layer = heads + 7 * c.embed_dim + 3 * c.mlp_dim
@@ -135,4 +135,4 @@ def training_traffic(
   Every product reads its operands and writes its result once: forward, again
   if recomputed, and twice in the backward pass.
   """
-  return tokens * _stream(c) * (3 + recomputed)
+  return float(tokens * _stream(c) * (3 + recomputed))

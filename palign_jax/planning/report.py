@@ -6,10 +6,10 @@ from typing import Any
 
 from palign_jax.core import errors
 from palign_jax.planning import (
-  cases,
-  search as search_lib,
-  steps as steps_lib,
-  workload,
+    cases,
+    search as search_lib,
+    steps as steps_lib,
+    workload,
 )
 
 _GIB = 2**30

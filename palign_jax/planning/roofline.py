@@ -43,7 +43,7 @@ def bound(
     *,
     flops: float,
     hbm_bytes: float,
-    collective_bytes: Mapping[str, float],
+    collective_bytes: Mapping[str, int],
 ) -> Roofline:
   """Returns the bounds of a step.
 

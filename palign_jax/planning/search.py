@@ -14,9 +14,9 @@ from absl import logging
 
 from palign_jax.core import errors
 from palign_jax.planning import (
-  cases,
-  steps as steps_lib,
-  topology as topology_lib,
+    cases,
+    steps as steps_lib,
+    topology as topology_lib,
 )
 from palign_jax.stages import settings as settings_lib
 

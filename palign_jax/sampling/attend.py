@@ -5,8 +5,6 @@ keys.  A block that a row does not see changes none of its bits, so neighbours
 do not matter.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -47,13 +45,11 @@ def step(
   Returns:
     The attended values, and the cache.
   """
-  platform = mesh.devices.flat[0].platform
-  local = functools.partial(_local, platform)
   if mesh.size == 1:
-    return local(q, k, v, keys, values, places, live)
+    return _local(q, k, v, keys, values, places, live)
   rows, heads = mesh_lib.ROWS, decoder.CACHE
   return jax.shard_map(
-      local,
+      _local,
       mesh=mesh,
       in_specs=(heads,) * 5 + (rows, rows),
       out_specs=(heads,) * 3,
@@ -61,7 +57,7 @@ def step(
   )(q, k, v, keys, values, places, live)
 
 
-def _local(platform, q, k, v, keys, values, places, live):
+def _local(q, k, v, keys, values, places, live):
   B, S = q.shape[0], keys.shape[3]
   places = jnp.where(live, places, S - 1)
   each = jnp.arange(B, dtype=jnp.int32)
@@ -69,24 +65,28 @@ def _local(platform, q, k, v, keys, values, places, live):
   keys = keys.at[each, :, :, places].set(k.astype(keys.dtype), **how)
   values = values.at[each, :, places].set(v.astype(values.dtype), **how)
   seen = jnp.where(live, places + 1, 0)
-  size = _GROUP if B % _GROUP == 0 and platform == 'cpu' else B
+  size = _GROUP if B % _GROUP == 0 and _is_cpu() else B
   if size == B:
-    return _group(platform, q, keys, values, seen, jnp.int32(0)), keys, values
+    return _group(q, keys, values, seen, jnp.int32(0)), keys, values
 
   def one(g, out):
     cut = lambda x: jax.lax.dynamic_slice_in_dim(x, g * size, size, 0)
-    new = _group(platform, cut(q), keys, values, cut(seen), g * size)
+    new = _group(cut(q), keys, values, cut(seen), g * size)
     return jax.lax.dynamic_update_slice_in_dim(out, new, g * size, 0)
 
   out = jax.lax.fori_loop(0, B // size, one, jnp.zeros_like(q))
   return out, keys, values
 
 
-def _group(platform, q, keys, values, seen, first):
+def _is_cpu() -> bool:
+  return jax.default_backend() == 'cpu'
+
+
+def _group(q, keys, values, seen, first):
   """Attends from rows first, first + 1, ... to what each has seen."""
   R, N, H = q.shape
   K, S = keys.shape[1], keys.shape[3]
-  G, size = N // K, min(BLOCK if platform == 'cpu' else 8 * BLOCK, S)
+  G, size = N // K, min(BLOCK if _is_cpu() else 8 * BLOCK, S)
   q_RKGH = (q * q.dtype.type(H**-0.5)).reshape(R, K, G, H)
   cut, zero = jax.lax.dynamic_slice, jnp.int32(0)
 

@@ -78,7 +78,7 @@ def read(
     lora_scale: alpha / rank of the adapters.
   """
   return decoder.grow(
-      weights.unpack(params, config, mesh.devices.flat[0].platform),
+      weights.unpack(params, config),
       config,
       tokens,
       rows,
@@ -212,7 +212,7 @@ def decode(
     Cache and seen, the t = STEPS tokens of each row (what follows its budget
     or its stop token is rubbish), and the number of steps taken.
   """
-  params = weights.unpack(params, config, mesh.devices.flat[0].platform)
+  params = weights.unpack(params, config)
   num_live = jnp.sum(budgets > 0)
 
   def busy(state):

@@ -52,10 +52,10 @@ def pack(params: decoder.Params) -> decoder.Params:
 
 
 def unpack(
-    params: decoder.Params, config: config_lib.ModelConfig, platform: str
+    params: decoder.Params, config: config_lib.ModelConfig
 ) -> decoder.Params:
   """Returns the weights as the model takes them; to be called under jit."""
-  if platform != 'cpu':
+  if jax.default_backend() != 'cpu':
     return params
 
   def turn(path, x):

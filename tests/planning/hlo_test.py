@@ -14,7 +14,9 @@ SHAPE = {'data': 2, 'fsdp': 4, 'tensor': 2}
 def module(*lines: str, more: str = '') -> str:
   """A program whose entry has these lines."""
   body = ''.join(f'  {line}\n' for line in lines)
-  return f'HloModule m\n\n{more}ENTRY %main (p: f32[8]) -> f32[8] {{\n{body}}}\n'
+  return (
+      f'HloModule m\n\n{more}ENTRY %main (p: f32[8]) -> f32[8] {{\n{body}}}\n'
+  )
 
 
 def gather(groups: str, result: str = 'bf16[64,8]{1,0:T(8,128)(2,1)S(1)}'):
@@ -31,7 +33,11 @@ BYTES = 64 * 8 * 2
     'groups, axes, n',
     [
         ('{{0,2,4,6},{1,3,5,7},{8,10,12,14},{9,11,13,15}}', 'fsdp', 4),
-        ('{{0,1},{2,3},{4,5},{6,7},{8,9},{10,11},{12,13},{14,15}}', 'tensor', 2),
+        (
+            '{{0,1},{2,3},{4,5},{6,7},{8,9},{10,11},{12,13},{14,15}}',
+            'tensor',
+            2,
+        ),
         ('[8,2]<=[2,8]T(1,0)', 'data', 2),
         ('[8,2]<=[16]', 'tensor', 2),
         ('[4,4]<=[2,4,2]T(0,2,1)', 'fsdp', 4),

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from palign_jax.checkpoints import hf_config, hf_files
 from palign_jax.core import errors
-from palign_jax.models import decoder, presets
+from palign_jax.models import decoder, kernels, presets
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.planning import topology as topology_lib
 from palign_jax.stages import settings as settings_lib
@@ -38,6 +38,11 @@ class Case:
   def shards(self) -> int:
     """Groups of devices that rows are split over."""
     return mesh_lib.num_row_shards(self.mesh)
+
+  @property
+  def attention(self) -> kernels.Backend:
+    """Who computes attention."""
+    return kernels.Backend(self.settings.compute.attention, self.mesh)
 
 
 def make(

@@ -347,25 +347,19 @@ def _ints(text: str) -> list[int]:
 def _named(sizes: Mapping[str, int], text: str) -> list[list[int]]:
   """Returns groups that are given as axes, or parts of axes, of a mesh.
 
-  A part is written 'axis':(before)size: of the axis, split into before x size
-  x the rest, the middle.
+  A part is written 'axis':(before)size: the axis is split into before, size
+  and the rest, and the second of these is meant.
   """
-  used = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", text)
-  dims, group = [], []
+  parts = {
+      axis: (int(before or 1), int(size or sizes[axis]))
+      for axis, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", text)
+  }
+  dims, inside, outside = [], [], []
   for axis, size in sizes.items():
-    parts = [(int(b), int(s)) for a, b, s in used if a == axis and s]
-    whole = any(a == axis and not s for a, _, s in used)
-    if parts:
-      before, middle = parts[0]
-      for n in (before, middle, size // (before * middle)):
-        group.append(n == middle and len(dims) > 0 or False)
-        dims.append(n)
-      group[-3:] = [False, True, False]
-    else:
-      dims.append(size)
-      group.append(whole)
+    before, middle = parts.get(axis, (1, 1))
+    inside.append(len(dims) + 1)
+    outside += [len(dims), len(dims) + 2]
+    dims += [before, middle, size // (before * middle)]
   ids = np.arange(math.prod(dims)).reshape(dims)
-  inside = [i for i, g in enumerate(group) if g]
-  outside = [i for i, g in enumerate(group) if not g]
   ids = ids.transpose(outside + inside)
   return ids.reshape(-1, math.prod(dims[i] for i in inside)).tolist()

@@ -23,6 +23,7 @@ from palign_jax.stages import settings as settings_lib
 Changes = dict[str, Any]  # Of fields by their path, as 'sft.batch_size'.
 Made = dict[str, steps_lib.Step | errors.ConfigError]
 _MOST = 16  # Compilations; each takes a minute or so.
+_ROWS = 'compute.num_rows'
 _LEAST_CHUNK = 128  # Positions whose logits exist at a time; judge tokens.
 
 
@@ -109,25 +110,33 @@ def _alone(
 ) -> tuple[Changes, Made] | None:
   """Mends every step by fields that are its own; None if one cannot be."""
   changes, steps = dict(base), dict(made)
-  for name, step in made.items():
-    if fits(step):
+  rows = dict.fromkeys(made, base.get(_ROWS))  # That each was made with.
+  # Decode takes more memory than prefill; what mends it mends both.
+  for name in sorted(made, key=lambda name: 'decode' not in name):
+    if _samples(name) and rows[name] != changes.get(_ROWS):
+      steps[name] = search.make(changes, name)
+      rows[name] = changes.get(_ROWS)
+    if fits(steps[name]):
       continue
-    # Prefill and decode share their fields: what mends one may mend the other.
-    if changes != base:
-      step = steps[name] = search.make(changes, name)
-    if fits(step):
-      continue
-    for own in _own(search, changes, name, step):
+    for own in _own(search, changes, name, steps[name]):
       if search.left <= 0:
         return None
       tried = search.make(changes | own, name)
       if fits(tried):
         changes |= own
         steps[name] = tried
+        rows[name] = changes.get(_ROWS)
         break
     else:
       return None
-  return changes, steps
+  for name in filter(_samples, made):
+    if rows[name] != changes.get(_ROWS):  # Fewer than it was made with.
+      steps[name] = search.make(changes, name)
+  return (changes, steps) if all(map(fits, steps.values())) else None
+
+
+def _samples(name: str) -> bool:
+  return name.endswith(('prefill', 'decode'))
 
 
 def _own(
@@ -161,13 +170,13 @@ def _own(
       yield {'compute.judge_tokens': tokens}
       tokens //= 4
   else:
-    yield from _rows(case, c.num_rows, step)
+    yield from _fewer(case, c.num_rows, step)
 
 
-def _rows(case: cases.Case, num: int, step) -> Iterator[Changes]:
+def _fewer(case: cases.Case, num: int, step) -> Iterator[Changes]:
   """Yields numbers of rows that may fit, the largest first."""
   if not isinstance(step, steps_lib.Step):  # They do not split.
-    yield {'compute.num_rows': -(-num // case.shards) * case.shards}
+    yield {_ROWS: -(-num // case.shards) * case.shards}
     return
   weights = step.held['weights']
   rest = max(step.need - weights, 1)
@@ -176,7 +185,7 @@ def _rows(case: cases.Case, num: int, step) -> Iterator[Changes]:
   while rows // 2 >= case.shards and rows // 2 % case.shards == 0:
     rows //= 2
     if rows <= num * share * 1.1:  # What is not theirs may be less.
-      yield {'compute.num_rows': rows}
+      yield {_ROWS: rows}
 
 
 def _meshes(search: Search) -> Iterator[Changes]:

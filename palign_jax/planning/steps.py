@@ -21,7 +21,7 @@ import numpy as np
 
 from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import trunk_scorer
-from palign_jax.models import decoder, kernels, lora, presets
+from palign_jax.models import decoder, lora, presets
 from palign_jax.parallel import memory, mesh as mesh_lib, rules
 from palign_jax.planning import cases, flops, measure, roofline
 from palign_jax.sampling import buckets, logits, steps as steps_lib
@@ -179,6 +179,7 @@ def _judge(case: cases.Case) -> Step:
       dtype=dtype,
       budget=budget or int(_SHARE * case.topology.chip.capacity),
       judge_tokens=s.compute.judge_tokens,
+      attention=s.compute.attention,
   )
   size = trunk_scorer.capacity(longest_trace(case))
   wanted = -(-s.compute.group // case.shards)
@@ -298,7 +299,10 @@ class _Sampling:
   def _static(self) -> dict[str, Any]:
     case = self._case
     return dict(
-        config=self._model, mesh=case.mesh, dtype=self._dtype, lora_scale=0.0
+        config=self._model,
+        backend=case.attention,
+        dtype=self._dtype,
+        lora_scale=0.0,
     )
 
   def _read(self, cache) -> jax.stages.Lowered:
@@ -360,7 +364,7 @@ def _sft(case: cases.Case) -> Step:
           remat=s.remat,
           chunk_size=c.loss_chunk,
           lora_scale=s.alpha / s.rank,
-          attention=kernels.Backend('auto', case.mesh),
+          attention=case.attention,
       ),
       optimizer,
       rate,
@@ -369,7 +373,7 @@ def _sft(case: cases.Case) -> Step:
   state = step_lib.abstract(trained, optimizer)
   num = s.batch_size // at_once
   batch = step_lib.abstract_batch(num, at_once, s.max_tokens, case.mesh)
-  lower = lambda: step_lib.jit(pure, state).lower(frozen, state, batch)
+  lower = lambda: step_lib.jitted(pure, state).lower(frozen, state, batch)
   weights = memory.per_device(frozen) + memory.per_device(trained)
   optimizer_bytes = memory.per_device(state.opt_state)
   tokens = s.batch_size * s.max_tokens

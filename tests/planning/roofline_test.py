@@ -57,7 +57,7 @@ def test_the_slowest_part_is_the_limit():
   assert (second.seconds, second.limit) == (pytest.approx(1), 'compute')
   second = bound(hbm_bytes=819e9, flops=1e12)
   assert (second.seconds, second.limit) == (pytest.approx(1), 'hbm')
-  sent = {'fsdp': 50e9, 'tensor': 40e9}
+  sent = {'fsdp': 50 * 10**9, 'tensor': 40 * 10**9}
   second = bound(collective_bytes=sent, hbm_bytes=8e9)
   assert (second.seconds, second.limit) == (pytest.approx(1), 'ici:fsdp')
 

@@ -43,9 +43,19 @@ def test_rows_are_fewer_until_the_cache_fits(world):
   changes, steps = search_lib.nearest(search, made)
   assert changes == {'compute.num_rows': 8}
   assert all(map(search_lib.fits, steps.values()))
-  # 32 and 16 rows are out of reach, so they are not even compiled; the row
-  # number that mends prefill mends decode.
-  assert compiled == ['prefill', 'decode']
+  # 32 and 16 rows are out of reach, so they are not even compiled.
+  assert compiled == ['decode', 'prefill']
+
+
+def test_what_was_made_with_more_rows_is_made_again(world):
+  def need(name, s, mesh):
+    rows = s.compute.num_rows
+    return rows * {'decode': 6, 'prefill': 11}.get(name, 0)
+
+  search, made, _ = world(need, **{'compute.num_rows': 32})
+  changes, steps = search_lib.nearest(search, made)
+  assert changes == {'compute.num_rows': 8}
+  assert steps['decode'].need == 48 and steps['prefill'].need == 88
 
 
 def test_a_batch_that_does_not_split_becomes_one_that_does(world):

@@ -373,7 +373,7 @@ def _sft(case: cases.Case) -> Step:
   state = step_lib.abstract(trained, optimizer)
   num = s.batch_size // at_once
   batch = step_lib.abstract_batch(num, at_once, s.max_tokens, case.mesh)
-  lower = lambda: step_lib.jitted(pure, state).lower(frozen, state, batch)
+  lower = lambda: step_lib.jit(pure, state).lower(frozen, state, batch)
   weights = memory.per_device(frozen) + memory.per_device(trained)
   optimizer_bytes = memory.per_device(state.opt_state)
   tokens = s.batch_size * s.max_tokens

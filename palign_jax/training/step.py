@@ -186,7 +186,7 @@ def _first_bad(squares: Float[Array, ' L']) -> Array:
   return jnp.where(jnp.any(bad), jnp.argmax(bad), -1)
 
 
-def jitted(
+def jit(
     pure: Callable[..., tuple[TrainState, Scalars]], state: TrainState
 ) -> Callable[..., tuple[TrainState, Scalars]]:
   """Returns the step jitted: (frozen, state, batch) -> (state, scalars).
@@ -219,12 +219,12 @@ def compile(
     state: Gives the shardings of the state that comes out; not consumed.
     mesh: Its axes 'data' and 'fsdp' split the rows; None for one device.
   """
-  run_jitted = jitted(pure, state)
+  jitted = jit(pure, state)
   by_row = _by_row(mesh) if mesh else None
   num_ways = mesh_lib.num_row_shards(mesh) if mesh else 1
 
   def run(state, batch):
-    return run_jitted(frozen, state, {k: place(v) for k, v in batch.items()})
+    return jitted(frozen, state, {k: place(v) for k, v in batch.items()})
 
   def place(x: np.ndarray) -> Array:
     num_rows, parts = len(x), config.num_microbatches * num_ways

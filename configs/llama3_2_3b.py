@@ -5,8 +5,9 @@ r"""P-ALIGN on Llama-3.2-3B-Instruct from ready traces (paper: appendix).
       --config.teach.traces=/data/s1k-1.1.jsonl \
       --config.benchmarks.math500=/data/math500.jsonl --workdir=/data/run1
 
-  ... --config=configs/llama3_2_3b.py:paper ...   # as the reference code does it
-  python -m palign_jax.plan --config=configs/llama3_2_3b.py --topology=v5p:2x2x1
+  ... --config=configs/llama3_2_3b.py:paper ...   # the reference code
+  python -m palign_jax.plan --config=configs/llama3_2_3b.py \
+      --topology=v5p:2x2x1
 
 Needs  the student's folder, traces (an s1K-1.1 export by default: `question`,
        `solution`, `deepseek_thinking_trajectory`), benchmark files.

@@ -7,8 +7,8 @@ https://cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x; read November
 200, 600, 400 and 600 GB/s per chip and direction, over 6 links in a 3D torus
 (v4, v5p, tpu7x) or 4 in a 2D one (v5e, v6e).
 
-Not all of the HBM is a program's: `reserved` is what libtpu 0.0.51's compiler
-holds back ('Used 20G of 15.75G hbm').
+Not all of the HBM is a program's: `usable` is what libtpu 0.0.51's compiler
+says is available to one device ('exceeds available HBM (15.75G)').
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Chip:
     name: As in a topology's name.
     peak: bf16 FLOP/s.
     hbm: Bytes.
-    reserved: Of these, bytes that no program gets.
+    usable: Bytes that a program may use on one device.
     hbm_bandwidth: Bytes per second.
     link: Bytes per second of one link, in one direction.
     dims: Of the torus; there are two links in each.
@@ -35,26 +35,21 @@ class Chip:
   name: str
   peak: float
   hbm: int
-  reserved: int
+  usable: int
   hbm_bandwidth: float
   link: float
   dims: int
   wraps: int
   devices: int = 1
 
-  @property
-  def capacity(self) -> int:
-    """Bytes that a program may use on one device."""
-    return (self.hbm - self.reserved) // self.devices
 
-
-def _chip(name, tflops, gib, reserved, gbps, link, dims, wraps, devices=1):
+def _chip(name, tflops, gib, usable, gbps, link, dims, wraps, devices=1):
   size = lambda gib: int(gib * GIB)
   return Chip(
       name=name,
       peak=tflops * 1e12,
       hbm=size(gib),
-      reserved=size(reserved),
+      usable=size(usable),
       hbm_bandwidth=gbps * 1e9,
       link=link * 1e9,
       dims=dims,
@@ -66,10 +61,10 @@ def _chip(name, tflops, gib, reserved, gbps, link, dims, wraps, devices=1):
 CHIPS = {
     chip.name: chip
     for chip in (
-        _chip('v4', 275, 32, 1.25, 1228, 50, 3, 4),
-        _chip('v5e', 197, 16, 0.25, 819, 50, 2, 16),
-        _chip('v5p', 459, 95, 0.26, 2765, 100, 3, 4),
-        _chip('v6e', 918, 32, 0.75, 1640, 100, 2, 16),
-        _chip('tpu7x', 2307, 192, 0.5, 7380, 100, 3, 4, devices=2),
+        _chip('v4', 275, 32, 30.75, 1228, 50, 3, 4),
+        _chip('v5e', 197, 16, 15.75, 819, 50, 2, 16),
+        _chip('v5p', 459, 95, 95.73, 2765, 100, 3, 4),
+        _chip('v6e', 918, 32, 31.24, 1640, 100, 2, 16),
+        _chip('tpu7x', 2307, 192, 94.74, 7380, 100, 3, 4, devices=2),
     )
 }

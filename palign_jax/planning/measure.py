@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import re
-from typing import Any
 
 import jax
 
+from palign_jax.core import errors
 from palign_jax.parallel import memory
 from palign_jax.planning import hlo
 
+_UNTOLD = 2**60  # Bytes: more than there are.
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30}
 _USED = re.compile(r'Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm')
 
@@ -69,15 +70,16 @@ def refused(message: str, cause: BaseException) -> Measured:
   """Returns what XLA says a program would need that memory does not hold.
 
   Raises:
-    BaseException: `cause`, if it is about anything else.
+    PalignError: If it is about anything else.
   """
   used = _USED.search(message)
-  if not memory.is_exhausted(cause) or not used:
-    raise cause
+  if not memory.is_exhausted(cause) and not used:
+    reason = message.partition('\n')[0]
+    raise errors.PalignError(
+        f'XLA cannot compile a step for this slice: {reason}'
+    ) from cause
+  if not used:
+    reason = message.partition('\n')[0]
+    return Measured(_UNTOLD, None, f'XLA refuses it: {reason}')
   need = float(used[1]) * _UNITS[used[2]]
   return Measured(int(need), None, 'XLA refuses it')
-
-
-def bytes_of(tree: Any) -> int:
-  """Returns the bytes of placed shapes on one device."""
-  return memory.per_device(tree)

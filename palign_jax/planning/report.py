@@ -141,7 +141,7 @@ def _steps(made: search_lib.Made) -> list[dict[str, Any]]:
 def as_text(plan: Plan) -> str:
   """Returns the plan for people."""
   topology, mesh = plan.case.topology, plan.case.mesh
-  capacity = topology.chip.capacity / _GIB
+  capacity = topology.chip.usable / _GIB
   split = ' '.join(f'{a}={n}' for a, n in mesh.shape.items())
   lines = [
       f'{topology.name}: {topology.num_chips} chips, {mesh.size} devices of'

@@ -137,7 +137,7 @@ def _step(
       name=name,
       held=held,
       need=measured.need,
-      capacity=chip.capacity,
+      capacity=chip.usable,
       model_flops=work.model / num,
       flops=work.executed / num,
       collective_bytes=measured.collective_bytes,
@@ -177,7 +177,7 @@ def _judge(case: cases.Case) -> Step:
       model,
       mesh=case.mesh,
       dtype=dtype,
-      budget=budget or int(_SHARE * case.topology.chip.capacity),
+      budget=budget or int(_SHARE * case.topology.chip.usable),
       judge_tokens=s.compute.judge_tokens,
       attention=s.compute.attention,
   )

@@ -59,7 +59,6 @@ def test_a_shape_that_is_not_made():
     topology.describe('v5e:3x3')
 
 
-def test_capacity_is_a_devices_own():
-  assert chips.CHIPS['v5e'].capacity == 15.75 * 2**30
-  tpu7x = chips.CHIPS['tpu7x']
-  assert tpu7x.capacity < tpu7x.hbm / 2
+def test_a_device_may_use_most_of_its_own_memory():
+  for chip in chips.CHIPS.values():
+    assert 0.95 < chip.usable * chip.devices / chip.hbm < 1.01

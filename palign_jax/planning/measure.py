@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import pathlib
 import re
+import tempfile
 
 import jax
 
@@ -12,7 +14,11 @@ from palign_jax.planning import hlo
 
 _UNTOLD = 2**60  # Bytes: more than there are.
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30}
-_USED = re.compile(r'Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm')
+# How libtpu says what a program would need; the first leaves out arguments.
+_TEMPORARIES = re.compile(r'HLO temporaries \(([\d.]+)([KMG]?)\) exceeds')
+_TOTAL = re.compile(
+    r'(?:required for [^(]*\(|Used )([\d.]+)([KMG]?)(?:\) exceeds| of)'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Measured:
 
 
 def compiled(
-    lower: Callable[[], jax.stages.Lowered], shape: hlo.Shape
+    lower: Callable[[], jax.stages.Lowered], shape: hlo.Shape, held: int
 ) -> Measured:
   """Returns what a program takes, having compiled it.
 
@@ -41,12 +47,26 @@ def compiled(
   Args:
     lower: Makes it.
     shape: Sizes of the mesh's axes.
+    held: Bytes of its arguments on a device.
+
+  Raises:
+    PalignError: If XLA refuses it for another reason.
   """
-  try:
-    program = lower().compile()
-  except jax.errors.JaxRuntimeError as e:
-    return refused(str(e), e)
-  return of(program, shape)
+  with tempfile.TemporaryDirectory() as folder:
+    # XLA's own dump: what it compiled cannot always be printed afterwards
+    # ('async-update instruction should have 1 operands but sees 4').
+    options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+    try:
+      program = lower().compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as e:
+      return refused(e, held)
+    texts = [
+        file.read_text()
+        for file in pathlib.Path(folder).glob('*after_optimizations.txt')
+    ]
+  return Measured(
+      _need(program), hlo.collective_bytes(max(texts, key=len), shape)
+  )
 
 
 def of(program: jax.stages.Compiled, shape: hlo.Shape) -> Measured:
@@ -56,30 +76,37 @@ def of(program: jax.stages.Compiled, shape: hlo.Shape) -> Measured:
     program: Of any number of devices.
     shape: Sizes of the mesh's axes.
   """
-  code = program.memory_analysis().generated_code_size_in_bytes
-  need = memory.needed(program) + code
   try:
-    text = program.as_text()
-  except jax.errors.JaxRuntimeError as e:  # Too large a program to print.
+    sent = hlo.collective_bytes(program.as_text(), shape)
+  except jax.errors.JaxRuntimeError as e:
     reason = str(e).partition('\n')[0]
-    return Measured(need, None, f'XLA cannot print the program: {reason}')
-  return Measured(need, hlo.collective_bytes(text, shape))
+    return Measured(_need(program), None, f'XLA cannot print it: {reason}')
+  return Measured(_need(program), sent)
 
 
-def refused(message: str, cause: BaseException) -> Measured:
+def _need(program: jax.stages.Compiled) -> int:
+  code = program.memory_analysis().generated_code_size_in_bytes
+  return memory.needed(program) + code
+
+
+def refused(cause: Exception, held: int) -> Measured:
   """Returns what XLA says a program would need that memory does not hold.
+
+  Args:
+    cause: What XLA raised.
+    held: Bytes of the program's arguments on a device.
 
   Raises:
     PalignError: If it is about anything else.
   """
-  used = _USED.search(message)
-  if not memory.is_exhausted(cause) and not used:
-    reason = message.partition('\n')[0]
+  message = str(cause).partition('\n')[0]
+  if not memory.is_exhausted(cause):
     raise errors.PalignError(
-        f'XLA cannot compile a step for this slice: {reason}'
+        f'XLA cannot compile a step for this slice: {message}'
     ) from cause
-  if not used:
-    reason = message.partition('\n')[0]
-    return Measured(_UNTOLD, None, f'XLA refuses it: {reason}')
-  need = float(used[1]) * _UNITS[used[2]]
-  return Measured(int(need), None, 'XLA refuses it')
+  number = lambda found: int(float(found[1]) * _UNITS[found[2]])
+  if found := _TEMPORARIES.search(message):
+    return Measured(held + number(found), None, 'XLA refuses it')
+  if found := _TOTAL.search(message):
+    return Measured(number(found), None, 'XLA refuses it')
+  return Measured(_UNTOLD, None, f'XLA refuses it: {message}')

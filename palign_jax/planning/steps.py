@@ -171,13 +171,14 @@ def _judge(case: cases.Case) -> Step:
   s, model = case.settings, case.student.model
   dtype = jnp.dtype(s.student.dtype)
   params = cases.unstacked(cases.weights(case, case.student, dtype))
-  budget = int(s.compute.memory_gib * memory.GIB)
+  usable = int(_SHARE * case.topology.chip.usable)
+  budget = int(s.compute.memory_gib * memory.GIB) or usable
   scorer = trunk_scorer.TrunkScorer(
       params,
       model,
       mesh=case.mesh,
       dtype=dtype,
-      budget=budget or int(_SHARE * case.topology.chip.usable),
+      budget=budget,
       judge_tokens=s.compute.judge_tokens,
       attention=s.compute.attention,
   )
@@ -189,25 +190,25 @@ def _judge(case: cases.Case) -> Step:
   except errors.ConfigError as e:
     num, note = 1, str(e)
   shape = dict(case.mesh.shape)
+  total = case.shards * (num + 1)  # One of each is spare.
+  weights = memory.per_device(params)
+  kv = memory.per_device(_cache(case, model, total, size, dtype))
   try:
     trunks = measure.of(scorer.trunk_program(num, size), shape)
   except trunk_scorer.OutOfMemory as e:
-    trunks = measure.refused(str(e), e)
+    trunks = measure.refused(e, weights + kv)
   need = trunks.need
-  if not note:
+  if not note and 2 * need > budget:  # Else there is room for any fork.
     forks = scorer.fork_programs(num, size)
     need = max(need, *(measure.of(p, shape).need for p in forks))
   rows, width = scorer.chunk_shape(num)
-  tokens, cache = rows * width, case.shards * (num + 1)  # One is spare.
+  tokens = rows * width
   cached = rows * size // 2
   return _step(
       case,
       'judge',
-      held={
-          'weights': memory.per_device(params),
-          'kv': memory.per_device(_cache(case, model, cache, size, dtype)),
-      },
-      measured=dataclasses.replace(trunks, need=need, note=note),
+      held={'weights': weights, 'kv': kv},
+      measured=dataclasses.replace(trunks, need=need, note=note or trunks.note),
       work=flops.reading(model, tokens, size / 2, 0),
       traffic=_reading_traffic(case, model, tokens, cached),
       tokens=tokens,
@@ -272,8 +273,8 @@ class _Sampling:
     prefill = self._kind == 'prefill'
     lower = self._read if prefill else self._decode
     shape = dict(case.mesh.shape)
-    measured = measure.compiled(lambda: lower(cache), shape)
     weights, kv = map(memory.per_device, (self._params, cache))
+    measured = measure.compiled(lambda: lower(cache), shape, weights + kv)
     if not prefill:  # The cache is copied when it grows.
       copied = weights + kv + kv * before // capacity
       need = max(measured.need, copied)
@@ -388,7 +389,9 @@ def _sft(case: cases.Case) -> Step:
       case,
       'sft',
       held={'weights': weights, 'optimizer': optimizer_bytes},
-      measured=measure.compiled(lower, dict(case.mesh.shape)),
+      measured=measure.compiled(
+          lower, dict(case.mesh.shape), weights + optimizer_bytes
+      ),
       work=flops.training(
           model,
           tokens=tokens,

@@ -185,6 +185,7 @@ class Context:
         ),
         loop_rule=loops.DEFAULT,
         prefill_tokens=compute.prefill_tokens,
+        attention=compute.attention,
         lora_scale=student.lora_scale,
         stop_strings=drawing.stop,
         # Without stop strings nobody need look at the text meanwhile.

@@ -148,7 +148,11 @@ class Judges:
   def _scorer(self) -> judge_lib.Scorer:
     compute, student = self._settings.compute, self._student
     model = student.params, student.model.config
-    same = dict(mesh=self._context.mesh, dtype=student.dtype)
+    same = dict(
+        mesh=self._context.mesh,
+        dtype=student.dtype,
+        attention=compute.attention,
+    )
     if not compute.shared_trunk:
       return reread.RereadScorer(
           scorer_lib.Scorer(*model, max_tokens=compute.judge_tokens, **same)

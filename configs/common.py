@@ -57,6 +57,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.95,
       repetition_penalty=1.0,
       max_tokens=16_384,
+      stop=(),
   )
   config.truncate = dict(
       search='binary',
@@ -83,6 +84,7 @@ def base() -> ml_collections.ConfigDict:
           top_p=0.9,
           repetition_penalty=1.05,
           max_tokens=1024,
+          stop=(),
           limit_s=10.0,
       ),
       yardstick=dict(traces=0, cuts=4, k=4),  # No traces: off.
@@ -95,6 +97,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=8192,
+      stop=(),
   )
   config.assemble = dict(
       keep='first',
@@ -138,6 +141,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=16_384,
+      stop=(),
   )
   config.grade = dict(limit_s=10.0, resamples=10_000)
   config.report = dict()

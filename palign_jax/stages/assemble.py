@@ -35,8 +35,11 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       num_workers=context.settings.compute.workers, limit_s=settings.limit_s
   ) as grader:
     verdicts = _grade(context, grader, completions)
-  train, rejected, taken = [], [], set()
-  for row, verdict in zip(completions, verdicts, strict=True):
+    right_before = _in_prefix(grader, completions)
+  train, rejected, taken, num_before = [], [], set(), 0
+  for row, verdict, before in zip(
+      completions, verdicts, right_before, strict=True
+  ):
     reason = _reason(row, verdict, settings.unverifiable)
     if not reason and settings.keep == 'first' and row['id'] in taken:
       reason = 'surplus'
@@ -46,6 +49,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
     else:
       taken.add(row['id'])
       train.append(out)
+      num_before += before
   for row in dropped:
     out = _train_row(context, {**row, 'output': ''}, None)
     rejected.append({**out, 'reason': row['reason']})
@@ -56,6 +60,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'dropped_before': len(dropped),
       'train': len(train),
       'verdict': context_lib.count(r['verdict'] for r in train),
+      'answer_in_prefix': num_before,
       'rejected': len(rejected),
       'reason': context_lib.count(r['reason'] for r in rejected),
       'grader': verify.version(),
@@ -98,6 +103,18 @@ def _grade(
   ]
   with progress.bar('Grading completions', len(items)) as advance:
     return grader.grade(items, advance=advance)
+
+
+def _in_prefix(grader: verify.Grader, completions: Sequence[Row]) -> list[bool]:
+  """Returns of each whether its prefix ends with the right answer in a box.
+
+  With `prefill` such a completion passes Eq. 9 whatever the student adds, if
+  it boxes nothing else.
+  """
+  verdicts = grader.grade_boxed(
+      [(row.get('answer'), row['sufficient_reasoning']) for row in completions]
+  )
+  return [verdict.correct for verdict in verdicts]
 
 
 def _reason(row: Row, verdict: verify.Verdict, unverifiable: str) -> str:

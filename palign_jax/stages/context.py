@@ -25,9 +25,6 @@ from palign_jax.sampling import loops, sampler as sampler_lib
 from palign_jax.stages import settings as settings_lib
 from palign_jax.text import tokenizer as tokenizer_lib
 
-# A block of up to 64 tokens, 4 times and over 128 tokens: no honest text.
-LOOPS = loops.LoopRule(max_period=64, min_repeats=4, min_span=128)
-
 
 @dataclasses.dataclass(frozen=True)
 class Student:
@@ -186,10 +183,13 @@ class Context:
             top_k=drawing.top_k,
             repetition_penalty=drawing.repetition_penalty,
         ),
-        loop_rule=LOOPS,
+        loop_rule=loops.DEFAULT,
         prefill_tokens=compute.prefill_tokens,
         attention=compute.attention,
         lora_scale=student.lora_scale,
+        stop_strings=drawing.stop,
+        # Without stop strings nobody need look at the text meanwhile.
+        tokenizer=student.tokenizer if drawing.stop else None,
     )
 
   def sample(
@@ -222,7 +222,7 @@ class Context:
     sampler = self.sampler(student, drawing)
     with progress.bar(description, len(requests)) as advance:
       for completion in sampler.run(requests):
-        text = student.tokenizer.decode(completion.tokens)
+        text = completion.decoded(student.tokenizer)
         reason, num = completion.finish_reason, len(completion.tokens)
         yield Reply(by_id[completion.id], text, reason, num)
         advance(1)

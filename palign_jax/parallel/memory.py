@@ -32,7 +32,7 @@ def budget(gib: float, mesh: Mesh) -> int:
     here = int(_SHARE * _host_limit() / len(mesh.local_devices))
   else:
     here = int(_SHARE * device.memory_stats()['bytes_limit'])
-  if jax.process_count() == 1:
+  if not mesh.is_multi_process:
     return here
   mib = np.int32(here >> 20)  # Bytes would not fit JAX's integers.
   return int(np.min(multihost_utils.process_allgather(mib))) << 20

@@ -5,15 +5,17 @@ every prefix that was dropped is in one of the two.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
 
-from palign_jax.core import jsonl, progress
+from palign_jax.core import jsonl, parts as parts_lib
 from palign_jax.grading import verify
 from palign_jax.stages import align, context as context_lib, truncate, turns
 from palign_jax.text import prompts
 
 TRAIN = 'assemble/train.jsonl'
 REJECTED = 'assemble/rejected.jsonl'
+_VERDICTS = 'assemble/verdicts.jsonl'  # Never written: its parts are.
 _CUT_OFF = ('length', 'loop', 'too_long')
 
 Row = dict[str, Any]
@@ -26,15 +28,15 @@ def check(context: context_lib.Context) -> None:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Writes both files and returns the summary."""
-  clock, settings = context_lib.Clock(), context.settings.assemble
+  settings = context.settings.assemble
   has_prefixes = (context.workdir / truncate.FILE).exists()
   prefixes = align.read(context) if has_prefixes else []
   completions = _completions(context, prefixes)
   dropped = [row for row in prefixes if row.get('status') == 'dropped']
-  with verify.Grader(
-      num_workers=context.settings.compute.workers, limit_s=settings.limit_s
-  ) as grader:
-    verdicts = _grade(context, grader, completions)
+  with context_lib.open_parts(
+      context, _VERDICTS, lambda row: row['name']
+  ) as parts:
+    verdicts = _grade(context, parts, completions)
   train, rejected, taken = [], [], set()
   for row, verdict in zip(completions, verdicts, strict=True):
     reason = _reason(row, verdict, settings.unverifiable)
@@ -49,8 +51,9 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   for row in dropped:
     out = _train_row(context, {**row, 'output': ''}, None)
     rejected.append({**out, 'reason': row['reason']})
-  jsonl.write(context.workdir / REJECTED, rejected)
-  jsonl.write(context.workdir / TRAIN, train)
+  if not context.peers.index:
+    jsonl.write(context.workdir / REJECTED, rejected)
+    jsonl.write(context.workdir / TRAIN, train)
   return {
       'completions': len(completions),
       'dropped_before': len(dropped),
@@ -59,7 +62,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'rejected': len(rejected),
       'reason': context_lib.count(r['reason'] for r in rejected),
       'grader': verify.version(),
-      **clock.rates(0),
+      **context_lib.totals(parts.totals()),
   }
 
 
@@ -85,19 +88,28 @@ def _completions(
 
 def _grade(
     context: context_lib.Context,
-    grader: verify.Grader,
+    parts: parts_lib.Parts,
     completions: Sequence[Row],
 ) -> list[verify.Verdict]:
-  """Grades what the student ended: Eq. 9."""
-  items = [
-      (
-          row.get('answer'),
-          turns.graded(context, row['sufficient_reasoning'], row['output']),
-      )
-      for row in completions
-  ]
-  with progress.bar('Grading completions', len(items)) as advance:
-    return grader.grade(items, advance=advance)
+  """Grades what the student ended, each host its share: Eq. 9."""
+  items = {}
+  for number, row in enumerate(completions):
+    text = turns.graded(context, row['sufficient_reasoning'], row['output'])
+    item = row.get('answer'), text
+    items[parts_lib.name(number, item)] = item
+  with verify.Grader(
+      num_workers=context.settings.compute.workers,
+      limit_s=context.settings.assemble.limit_s,
+  ) as grader:
+    for names, advance in context_lib.chunks(
+        context, parts, list(items), 'Grading completions'
+    ):
+      found = grader.grade([items[n] for n in names], advance=advance)
+      for name, verdict in zip(names, found, strict=True):
+        parts.add({'name': name, **dataclasses.asdict(verdict)})
+  parts.gather()
+  rows = parts.rows(items)
+  return [verify.Verdict(r['correct'], r['answer'], r['how']) for r in rows]
 
 
 def _reason(row: Row, verdict: verify.Verdict, unverifiable: str) -> str:

@@ -53,6 +53,16 @@ class MetricsWriter:
       for name, value in scalars.items():
         self._board.add_scalar(name, value, step)
 
+  @property
+  def seconds(self) -> float:
+    """What the steps took, over all sessions but for those done again."""
+    steps = [0, *(row['step'] for row in self._rows)]
+    each = [row.get('seconds_per_step', 0) for row in self._rows]
+    return sum(
+        (now - before) * seconds
+        for before, now, seconds in zip(steps, steps[1:], each, strict=False)
+    )
+
   def flush(self) -> None:
     """Writes the rows so far, from process 0."""
     if self._rows and not jax.process_index():

@@ -56,7 +56,9 @@ def test_writes_config_and_manifest(place):
   written = json.loads((place / 'config.json').read_text())
   assert written == json.loads(json.dumps(CONFIG))
   manifest = json.loads((place / 'manifest.json').read_text())
-  assert sorted(manifest) == ['created', 'inputs', 'seed', 'updated']
+  assert sorted(manifest) == [
+      *('changes', 'created', 'inputs', 'seed', 'token', 'updated')
+  ]
   assert manifest['inputs'] == INPUTS
 
 

@@ -9,6 +9,13 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def free_port() -> int:
+  """Returns a port that nobody listens at."""
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
 def start(
     count: int, *command: str, devices: int = 1, cache: str | None = None
 ) -> list[subprocess.Popen]:
@@ -20,14 +27,11 @@ def start(
     devices: Of each process.
     cache: Folder of compiled programs.
   """
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    port = s.getsockname()[1]
   variables = {
       'JAX_PLATFORMS': 'cpu',
       'JAX_NUM_CPU_DEVICES': str(devices),
       'TF_CPP_MIN_LOG_LEVEL': '3',
-      'PALIGN_COORDINATOR': f'localhost:{port}',
+      'PALIGN_COORDINATOR': f'localhost:{free_port()}',
       'PALIGN_NUM_HOSTS': str(count),
   }
   if cache:

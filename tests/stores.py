@@ -18,17 +18,22 @@ class Refused(AssertionError):
   """Something was asked that an object store cannot do."""
 
 
+class Crash(BaseException):
+  """The process would be dead."""
+
+
 class _Upload(io.BytesIO):
   """Becomes an object when it is closed."""
 
-  def __init__(self, objects: dict[str, bytes], path: str):
+  def __init__(self, store: 'Objects', path: str):
     super().__init__()
-    self._objects, self._path = objects, path
+    self._store, self._path = store, path
 
   def close(self) -> None:
     if not self.closed:
-      self._objects[self._path] = self.getvalue()
-    super().close()
+      data = self.getvalue()
+      super().close()
+      self._store.put(self._path, data)
 
 
 class Objects(backend.Backend):
@@ -36,6 +41,15 @@ class Objects(backend.Backend):
 
   def __init__(self):
     self.objects: dict[str, bytes] = {}
+    self._puts: dict[str, int] = {}
+    self.num_puts, self.fail_at = 0, 0
+
+  def put(self, path: str, data: bytes) -> None:
+    """Makes an object appear, or raises `Crash` at put `fail_at`."""
+    self.num_puts += 1
+    if self.num_puts == self.fail_at:
+      raise Crash(path)
+    self.objects[path], self._puts[path] = data, self.num_puts
 
   def open(self, path, mode):
     path = os.fspath(path)
@@ -47,7 +61,7 @@ class Objects(backend.Backend):
       raise FileNotFoundError(path)
     read = 'r' in mode
     data = io.BytesIO(self.objects[path]) if read else None
-    raw = data or _Upload(self.objects, path)
+    raw = data or _Upload(self, path)
     return raw if 'b' in mode else io.TextIOWrapper(raw, 'utf-8')
 
   def _below(self, path) -> list[str]:
@@ -112,9 +126,14 @@ class Objects(backend.Backend):
   def stat(self, path):
     if os.fspath(path) not in self.objects:
       raise FileNotFoundError(path)
-    size = len(self.objects[os.fspath(path)])
+    path = os.fspath(path)
     return stat_utils.StatResult(
-        is_directory=False, length=size, mtime=0, owner=None, group=None, mode=0
+        is_directory=False,
+        length=len(self.objects[path]),
+        mtime=self._puts[path],
+        owner=None,
+        group=None,
+        mode=0,
     )
 
 

@@ -146,7 +146,8 @@ class Workdir:
     """
     was, now = flatten(old), flatten(new)
     for name in ('devices', 'hosts'):
-      was[name], now[name] = manifest.get(name), facts.get(name)
+      now[name] = facts.get(name)
+      was[name] = manifest.get(name, now[name])
     shapes = (*SHAPES, 'devices', 'hosts')
     changed = {
         name: [was.get(name), now.get(name)]

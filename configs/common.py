@@ -151,6 +151,7 @@ def base() -> ml_collections.ConfigDict:
       part_rows=64,
       rows_per_device=1,
       loss_chunk=1024,
+      attention='auto',
       workers=2,
       log_every=10,
       save_every=100,

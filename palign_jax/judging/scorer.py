@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import mesh as mesh_lib
 
 
@@ -39,7 +39,9 @@ def width(length: int) -> int:
   return size
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'dtype', 'lora_scale'))
+@functools.partial(
+    jax.jit, static_argnames=('config', 'dtype', 'lora_scale', 'backend')
+)
 def _margins(
     params: decoder.Params,
     tokens: Int[Array, 'B T'],
@@ -49,6 +51,7 @@ def _margins(
     config: config_lib.ModelConfig,
     dtype: DTypeLike,
     lora_scale: float,
+    backend: kernels.Backend,
 ) -> Float[Array, ' B']:
   positions = jnp.broadcast_to(
       jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape
@@ -61,6 +64,7 @@ def _margins(
       None,
       dtype=dtype,
       lora_scale=lora_scale,
+      backend=backend,
   )
   x_BD = jnp.take_along_axis(x_BTD, (lengths - 1)[:, None, None], axis=1)[:, 0]
   logits_BV = decoder.logits(params, config, x_BD)
@@ -80,6 +84,7 @@ class Scorer:
       dtype: DTypeLike,
       max_tokens: int,
       lora_scale: float = 0.0,
+      attention: str = 'auto',
   ):
     """Takes the weights as they lie on the mesh.
 
@@ -91,10 +96,15 @@ class Scorer:
       max_tokens: Of a batch, padding included; one row per group of devices
         is always computed.
       lora_scale: alpha / rank of the adapters.
+      attention: Who computes it, one of `kernels.NAMES`.
     """
     self._params, self._mesh, self._max_tokens = params, mesh, max_tokens
     self._margins = functools.partial(
-        _margins, config=config, dtype=jnp.dtype(dtype), lora_scale=lora_scale
+        _margins,
+        config=config,
+        dtype=jnp.dtype(dtype),
+        lora_scale=lora_scale,
+        backend=kernels.Backend(attention, mesh),
     )
 
   def score(

@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 import numpy as np
 
 from palign_jax.core import errors
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import memory, mesh as mesh_lib
 
 _CHUNK = 128  # Tokens of a trunk that are read together.
@@ -84,6 +84,7 @@ class TrunkScorer:
       judge_tokens: int,
       max_rows: int = 64,
       lora_scale: float = 0.0,
+      attention: str = 'auto',
   ):
     """Takes the weights as they lie on the mesh; nothing is compiled yet.
 
@@ -98,6 +99,7 @@ class TrunkScorer:
         copy of the rows (mesh.tensor), padding included.
       max_rows: Trunks kept at once by such a group.
       lora_scale: alpha / rank of the adapters.
+      attention: Who computes it, one of `kernels.NAMES`.
 
     Raises:
       ConfigError: If heads do not split over the mesh.
@@ -111,6 +113,7 @@ class TrunkScorer:
       )
     self._params = decoder.unstack(params)
     self._config, self._mesh = config, mesh
+    self._backend = kernels.Backend(attention, mesh)
     self._dtype, self._lora_scale = jnp.dtype(dtype), lora_scale
     self._budget, self._max_rows = budget, max_rows
     self._judge_tokens = max(judge_tokens, _CHUNK)
@@ -243,7 +246,7 @@ class TrunkScorer:
       bound = functools.partial(
           function,
           config=self._config,
-          mesh=self._mesh,
+          backend=self._backend,
           dtype=self._dtype,
           lora_scale=self._lora_scale,
       )

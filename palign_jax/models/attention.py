@@ -1,4 +1,4 @@
-"""Grouped-query attention: over one's own sequence, over a cache, over both.
+"""Grouped-query attention: over one's own sequence, and beside a cache.
 
 Scores and softmax are float32 whatever the inputs are.  Nothing of size T x T
 is built: queries go in blocks, and a block sees only the keys up to its end.
@@ -104,28 +104,6 @@ def masked(
   out = jnp.einsum('ZTS,ZSH->ZTH', p.reshape(B * K, -1, S), heads(v))
   out_BKGTH = out.reshape(B, K, N // K, T, H)
   return jnp.moveaxis(out_BKGTH, 3, 1).reshape(B, T, N, H)
-
-
-def cached(
-    q: Float[Array, 'B N H'],
-    k: Float[Array, 'B K H S'],
-    v: Float[Array, 'B K S H'],
-    valid: Bool[Array, 'B S'],
-) -> Float[Array, 'B N H']:
-  """Attends from one query per row to the valid slots of a cache.
-
-  Keys lie with their slots last: both products then run along memory, which
-  makes a whole decoding step a quarter cheaper on a CPU.
-  """
-  B, N, H = q.shape
-  K = k.shape[1]
-  q_BKGH = (q * q.dtype.type(H**-0.5)).reshape(B, K, N // K, H)
-  score_BKGS = jnp.einsum(
-      'BKGH,BKHS->BKGS', q_BKGH, k, preferred_element_type=jnp.float32
-  )
-  score_BKGS = jnp.where(valid[:, None, None], score_BKGS, jnp.float32(-1e30))
-  p_BKGS = jax.nn.softmax(score_BKGS, axis=-1).astype(v.dtype)
-  return jnp.einsum('BKGS,BKSH->BKGH', p_BKGS, v).reshape(B, N, H)
 
 
 def beside(

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from palign_jax.models import config as config_lib, kernels, layers, rope
 
@@ -257,96 +257,6 @@ def logits(
   )
 
 
-def prefill(
-    params: Params,
-    config: config_lib.ModelConfig,
-    tokens: Int[Array, 'B T'],
-    lengths: Int[Array, ' B'],
-    *,
-    capacity: int,
-    dtype: DTypeLike,
-    lora_scale: float = 0.0,
-    backend: kernels.Backend = kernels.XLA,
-) -> tuple[Float[Array, 'B D'], Cache]:
-  """Reads prompts, padded on the right, into a new cache.
-
-  Args:
-    params: Weights.
-    config: The model.
-    tokens: Prompts; slot t of the cache gets the key and value of tokens[:, t].
-    lengths: Of each prompt, in tokens, at least 1.
-    capacity: S, at least T.
-    dtype: Of the computation and of the cache.
-    lora_scale: alpha / rank of the adapters.
-    backend: Who computes attention.
-
-  Returns:
-    The stream at each prompt's last token, and the cache.
-  """
-  T = tokens.shape[1]
-
-  def attend(_, q, k, v):
-    widths = ((0, 0), (0, capacity - T), (0, 0), (0, 0))
-    keys = jnp.pad(k, widths).transpose(0, 2, 3, 1)
-    values = jnp.pad(v, widths).transpose(0, 2, 1, 3)
-    return kernels.causal(backend, q, k, v, None), (keys, values)
-
-  positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), tokens.shape)
-  x = _embed(params, tokens, dtype)
-  x, kept = _run(params, config, x, positions, attend, lora_scale=lora_scale)
-  if not isinstance(params['layers'], tuple):
-    kept = tuple((kept[0][i], kept[1][i]) for i in range(config.num_layers))
-  last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
-  return last[:, 0], kept
-
-
-def decode(
-    params: Params,
-    config: config_lib.ModelConfig,
-    tokens: Int[Array, ' B'],
-    positions: Int[Array, ' B'],
-    slot: Int[Array, ''],
-    valid: Bool[Array, 'B S'],
-    cache: Cache,
-    *,
-    dtype: DTypeLike,
-    lora_scale: float = 0.0,
-    backend: kernels.Backend = kernels.XLA,
-) -> tuple[Float[Array, 'B D'], Cache]:
-  """Reads one token per row beside a cache.
-
-  Args:
-    params: Weights, unstacked.
-    config: The model.
-    tokens: The last token of each row.
-    positions: Its place in the row's own sequence.
-    slot: Where in the cache its key and value go, the same for all rows, so
-      that the update happens in place.
-    valid: Which slots each row may see, `slot` among them.
-    cache: Donated: do not use it again.
-    dtype: Of the computation.
-    lora_scale: alpha / rank of the adapters.
-    backend: Who computes attention.
-
-  Returns:
-    The stream at these tokens, and the cache.
-  """
-
-  def attend(i, q, k, v):
-    put = jax.lax.dynamic_update_slice_in_dim
-    keys, values = cache[i]
-    keys = put(keys, k.transpose(0, 2, 3, 1).astype(keys.dtype), slot, 3)
-    values = put(values, v.swapaxes(1, 2).astype(values.dtype), slot, 2)
-    out = kernels.cached(backend, q[:, 0], keys, values, valid)
-    return out[:, None], (keys, values)
-
-  x = _embed(params, tokens, dtype)[:, None]
-  x, cache = _run(
-      params, config, x, positions[:, None], attend, lora_scale=lora_scale
-  )
-  return x[:, 0], cache
-
-
 def extend(
     params: Params,
     config: config_lib.ModelConfig,
@@ -393,7 +303,7 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 CACHE = PartitionSpec(('data', 'fsdp'), 'tensor')
 
 
-def _store(mesh: Mesh, layer, k, v, rows, begins):
+def _store(mesh: Mesh | None, layer, k, v, rows, begins):
   """Returns a layer's cache with new tokens [B T K H] in its rows."""
 
   def put(keys, values, k, v, rows, begins):
@@ -407,7 +317,7 @@ def _store(mesh: Mesh, layer, k, v, rows, begins):
     return keys, values
 
   args = (*layer, k, v, rows, begins)
-  if mesh.size == 1:
+  if mesh is None or mesh.size == 1:
     return put(*args)
   own = PartitionSpec(('data', 'fsdp'), None, 'tensor')
   return jax.shard_map(
@@ -427,7 +337,7 @@ def grow(
     begins: Int[Array, ' B'],
     cache: Cache,
     *,
-    mesh: Mesh,
+    backend: kernels.Backend,
     dtype: DTypeLike,
     lora_scale: float = 0.0,
 ) -> Cache:
@@ -442,7 +352,8 @@ def grow(
     rows: Which rows of the cache they are; on a mesh, of the device's own.
     begins: How many tokens each has there already.
     cache: Donated: do not use it again.
-    mesh: Rows of the cache lie over data and fsdp, heads over tensor.
+    backend: Who computes attention; on its mesh rows of the cache lie over
+      data and fsdp, heads over tensor.
     dtype: Of the computation.
     lora_scale: alpha / rank of the adapters.
   """
@@ -450,11 +361,9 @@ def grow(
   positions = begins[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
   fork = lambda x: x[:, None]
 
-  backend = kernels.Backend('auto', mesh)
-
   def attend(i, q, k, v):
     # In this order the cache is changed in place; read first, it is copied.
-    trunk = _store(mesh, cache[i], k, v, rows, begins)
+    trunk = _store(backend.mesh, cache[i], k, v, rows, begins)
     out = kernels.beside(
         backend, *map(fork, (q, k, v)), *trunk, rows, fork(begins)
     )
@@ -469,7 +378,7 @@ def grow(
     x, keep = block(x, rotate, functools.partial(attend, i), lora_scale)
     kept.append(keep)
   k, v = _block(config, last).keys_values(x, rotate, lora_scale)
-  return *kept, _store(mesh, cache[-1], k, v, rows, begins)
+  return *kept, _store(backend.mesh, cache[-1], k, v, rows, begins)
 
 
 def forks(
@@ -481,7 +390,7 @@ def forks(
     seen: Int[Array, 'B M'],
     cache: Cache,
     *,
-    mesh: Mesh,
+    backend: kernels.Backend,
     dtype: DTypeLike,
     lora_scale: float = 0.0,
 ) -> Float[Array, 'B M D']:
@@ -495,7 +404,7 @@ def forks(
     rows: Which rows of the cache they leave; on a mesh, of the device's own.
     seen: After how many tokens of the trunk each leaves it.
     cache: As `grow` made it.
-    mesh: See `grow`.
+    backend: See `grow`.
     dtype: Of the computation.
     lora_scale: alpha / rank of the adapters.
 
@@ -506,8 +415,6 @@ def forks(
   place = jnp.arange(T, dtype=jnp.int32)
   positions = (seen[:, :, None] + place[None, None]).reshape(B, M * T)
   apart = lambda x: x.reshape(B, M, T, *x.shape[2:])
-
-  backend = kernels.Backend('auto', mesh)
 
   def attend(i, q, k, v):
     out = kernels.beside(backend, *map(apart, (q, k, v)), *cache[i], rows, seen)

@@ -3,8 +3,8 @@
 | need   | xla                | pallas (TPU)      | cudnn (NVIDIA)          |
 |--------|--------------------|-------------------|-------------------------|
 | causal | `attention.causal` | splash            | flash; packed rows: xla |
-| cached | `attention.cached` | `kernels_cache`   | xla                     |
 | beside | `attention.beside` | `kernels_cache`   | flash with a mask       |
+| decode | `sampling.attend`  | `kernels_cache`   | xla                     |
 
 'auto' takes its platform's column where the inputs allow it and xla otherwise;
 a column that is named is taken, or refused with the reason.  Kernels cannot be
@@ -17,7 +17,7 @@ import functools
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from palign_jax.core import errors
 from palign_jax.models import (
@@ -33,7 +33,7 @@ NAMES = ('auto', 'xla', 'cudnn', 'pallas')
 _ROWS = mesh_lib.ROWS
 _OWN = PartitionSpec(*_ROWS, None, 'tensor')  # [B T N H]
 _FORKS = PartitionSpec(*_ROWS, None, None, 'tensor')  # [B M T N H]
-_CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S], [B N H]
+_CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,16 @@ class Backend:
     return 'xla' if refusals.get(best) else best
 
   @property
+  def platform(self) -> str:
+    """What is compiled for: 'cpu', 'gpu' or 'tpu'."""
+    if self.mesh is None:
+      return jax.default_backend()
+    return self.mesh.devices.flat[0].platform
+
+  @property
   def interpret(self) -> bool:
     """Whether there is no TPU to run a TPU's kernel on."""
-    if self.mesh is None:
-      return jax.default_backend() != 'tpu'
-    return self.mesh.devices.flat[0].platform != 'tpu'
+    return self.platform != 'tpu'
 
 
 XLA = Backend('xla')
@@ -134,33 +139,6 @@ def causal(
   return _each(backend, splash, specs, _OWN)(q, k, v, segments)
 
 
-def cached(
-    backend: Backend,
-    q: Float[Array, 'B N H'],
-    k: Float[Array, 'B K H S'],
-    v: Float[Array, 'B K S H'],
-    valid: Bool[Array, 'B S'],
-) -> Float[Array, 'B N H']:
-  """Attends from one query per row to a cache; see `attention.cached`.
-
-  Args:
-    backend: Who computes.
-    q: One query per row.
-    k: Keys of the cache.
-    v: Its values.
-    valid: Which slots each row sees.
-
-  Raises:
-    ConfigError: If the named backend cannot take these inputs.
-  """
-  pallas = _uneven(backend.mesh, *k.shape[:2]) or _odd(k.shape[3])
-  if backend.pick('cached', {'pallas': pallas}) != 'pallas':
-    return attention.cached(q, k, v, valid)
-  kernel = functools.partial(kernels_cache.cached, interpret=backend.interpret)
-  specs = (_CACHE, _CACHE, _CACHE, _ROWS)
-  return _each(backend, kernel, specs, _CACHE)(q, k, v, valid)
-
-
 def beside(
     backend: Backend,
     q: Float[Array, 'B M T N H'],
@@ -192,7 +170,7 @@ def beside(
     raise errors.ConfigError(f'attention: {uneven}; change config.mesh.')
   refusals = {
       'cudnn': kernels_cudnn.refusal(q.dtype, q.shape[-1]),
-      'pallas': _odd(keys.shape[3]),
+      'pallas': odd(keys.shape[3]),
   }
   kernels = {
       'xla': attention.beside,
@@ -207,7 +185,8 @@ def beside(
   return _each(backend, kernel, specs, _FORKS)(*args)
 
 
-def _odd(S: int) -> str | None:
+def odd(S: int) -> str | None:
+  """Returns why a TPU's kernel cannot read a cache of S slots, if so."""
   if S % kernels_cache.LANES:
     return f'a cache of {S} slots is no multiple of {kernels_cache.LANES}'
   return None

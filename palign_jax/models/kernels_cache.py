@@ -12,7 +12,7 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from palign_jax.models import attention
 
@@ -20,38 +20,6 @@ LANES = 128  # A TPU's register is that wide: S is a multiple of it.
 _QUERIES = 512
 _SLOTS = {True: 1024, False: 512}  # By whether queries are few.
 _NOTHING = -1e30
-
-
-def cached(
-    q: Float[Array, 'B N H'],
-    k: Float[Array, 'B K H S'],
-    v: Float[Array, 'B K S H'],
-    valid: Bool[Array, 'B S'],
-    *,
-    interpret: bool,
-) -> Float[Array, 'B N H']:
-  """Returns what `attention.cached` returns; zeros where nothing is valid.
-
-  Args:
-    q: One query per row.
-    k: Keys of the cache.
-    v: Its values.
-    valid: Which slots each row sees.
-    interpret: Run without a TPU, slowly.
-  """
-  B, N, H = q.shape
-  K = k.shape[1]
-  q = (q * q.dtype.type(H**-0.5)).reshape(B, K, N // K, H)
-  out, _ = _attend(
-      q,
-      k,
-      v,
-      jnp.arange(B, dtype=jnp.int32),
-      jnp.where(valid, jnp.int32(0), jnp.int32(1)),
-      jnp.ones((B, N // K), jnp.int32),
-      interpret=interpret,
-  )
-  return out.astype(v.dtype).reshape(B, N, H)
 
 
 def beside(

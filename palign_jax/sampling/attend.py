@@ -2,23 +2,26 @@
 
 Rows are read in groups, each up to the furthest of its own rows, in blocks of
 keys.  A block that a row does not see changes none of its bits, so neighbours
-do not matter.
+do not matter.  A TPU's kernel reads each row up to its own end.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from palign_jax.models import decoder
+from palign_jax.models import decoder, kernels, kernels_cache
 from palign_jax.parallel import mesh as mesh_lib
 
-BLOCK = 128  # Keys at a time; caches hold a multiple.
-_GROUP = 8  # Rows at a time, where a small product costs what it computes.
+# Keys and rows at a time.  On a CPU a small product costs what it computes; an
+# accelerator wants enough of it.
+_BLOCK = {'cpu': 128}, 1024
+_GROUP = {'cpu': 8}, 32
 
 
 def step(
-    mesh: Mesh,
+    backend: kernels.Backend,
     q: Float[Array, 'B N H'],
     k: Float[Array, 'B K H'],
     v: Float[Array, 'B K H'],
@@ -32,7 +35,8 @@ def step(
   """Stores one token per row and attends to it and all before it.
 
   Args:
-    mesh: Rows over data and fsdp, heads over tensor.
+    backend: Who computes; on its mesh rows lie over data and fsdp, heads over
+      tensor.
     q: Queries, rotated.
     k: Keys of the same tokens, rotated.
     v: Values.
@@ -45,11 +49,16 @@ def step(
   Returns:
     The attended values, and the cache.
   """
-  if mesh.size == 1:
-    return _local(q, k, v, keys, values, places, live)
+  mesh, refusals = backend.mesh, {'pallas': kernels.odd(keys.shape[3])}
+  if backend.pick('beside', refusals) == 'pallas':
+    local = functools.partial(_local_kernel, interpret=backend.interpret)
+  else:
+    local = functools.partial(_local, platform=backend.platform)
+  if mesh is None or mesh.size == 1:
+    return local(q, k, v, keys, values, places, live)
   rows, heads = mesh_lib.ROWS, decoder.CACHE
   return jax.shard_map(
-      _local,
+      local,
       mesh=mesh,
       in_specs=(heads,) * 5 + (rows, rows),
       out_specs=(heads,) * 3,
@@ -57,36 +66,59 @@ def step(
   )(q, k, v, keys, values, places, live)
 
 
-def _local(q, k, v, keys, values, places, live):
-  B, S = q.shape[0], keys.shape[3]
-  places = jnp.where(live, places, S - 1)
-  each = jnp.arange(B, dtype=jnp.int32)
+def _store(k, v, keys, values, places, live):
+  """Returns the cache with one token per row [B K H] more."""
+  places = jnp.where(live, places, jnp.int32(keys.shape[3] - 1))
+  each = jnp.arange(len(k), dtype=jnp.int32)
   how = dict(mode='promise_in_bounds', unique_indices=True)
   keys = keys.at[each, :, :, places].set(k.astype(keys.dtype), **how)
   values = values.at[each, :, places].set(v.astype(values.dtype), **how)
+  return keys, values
+
+
+def _local_kernel(q, k, v, keys, values, places, live, *, interpret: bool):
+  """A row is a fork of one token that leaves its own trunk."""
+  keys, values = _store(k, v, keys, values, places, live)
+  out = kernels_cache.beside(
+      *(x[:, None, None] for x in (q, k, v)),
+      keys,
+      values,
+      jnp.arange(len(q), dtype=jnp.int32),
+      jnp.where(live, places, 0)[:, None],
+      interpret=interpret,
+  )
+  return out[:, 0, 0], keys, values
+
+
+def _local(q, k, v, keys, values, places, live, *, platform: str):
+  keys, values = _store(k, v, keys, values, places, live)
   seen = jnp.where(live, places + 1, 0)
-  size = _GROUP if B % _GROUP == 0 and _is_cpu() else B
+  B, S = len(q), keys.shape[3]
+  size = group(B, platform)
+  block = min(_BLOCK[0].get(platform, _BLOCK[1]), S)
   if size == B:
-    return _group(q, keys, values, seen, jnp.int32(0)), keys, values
+    return _attend(q, keys, values, seen, jnp.int32(0), block), keys, values
 
   def one(g, out):
     cut = lambda x: jax.lax.dynamic_slice_in_dim(x, g * size, size, 0)
-    new = _group(cut(q), keys, values, cut(seen), g * size)
+    new = _attend(cut(q), keys, values, cut(seen), g * size, block)
     return jax.lax.dynamic_update_slice_in_dim(out, new, g * size, 0)
 
   out = jax.lax.fori_loop(0, B // size, one, jnp.zeros_like(q))
   return out, keys, values
 
 
-def _is_cpu() -> bool:
-  return jax.default_backend() == 'cpu'
+def group(num_rows: int, platform: str) -> int:
+  """Returns how many rows of a device are attended together."""
+  size = _GROUP[0].get(platform, _GROUP[1])
+  return num_rows if num_rows % size else size
 
 
-def _group(q, keys, values, seen, first):
+def _attend(q, keys, values, seen, first, size: int):
   """Attends from rows first, first + 1, ... to what each has seen."""
   R, N, H = q.shape
   K, S = keys.shape[1], keys.shape[3]
-  G, size = N // K, min(BLOCK if _is_cpu() else 8 * BLOCK, S)
+  G = N // K
   q_RKGH = (q * q.dtype.type(H**-0.5)).reshape(R, K, G, H)
   cut, zero = jax.lax.dynamic_slice, jnp.int32(0)
 

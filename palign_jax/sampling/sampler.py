@@ -22,9 +22,10 @@ from jax.typing import DTypeLike
 import numpy as np
 
 from palign_jax.core import errors
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import (
+    attend,
     buckets,
     logits,
     loops,
@@ -75,6 +76,7 @@ class Sampler:
       lora_scale: float = 0.0,
       stop_strings: Sequence[str] = (),
       tokenizer: tokenizer_lib.Tokenizer | None = None,
+      attention: str = 'auto',
   ):
     """Nothing is compiled yet.
 
@@ -97,6 +99,7 @@ class Sampler:
       lora_scale: alpha / rank of the adapters.
       stop_strings: A completion's text ends before any of them.
       tokenizer: Needed for stop strings alone.
+      attention: Who computes it, one of `kernels.NAMES`.
 
     Raises:
       ConfigError: If rows or heads do not split over the mesh, or a stop
@@ -118,7 +121,8 @@ class Sampler:
     self._mesh = mesh or Mesh(
         np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh_lib.AXES
     )
-    self._params = weights.pack(params)
+    self._backend = kernels.Backend(attention, self._mesh)
+    self._params = weights.pack(params, self._backend.platform)
     self._config = model_config
     self._sizes = buckets.num_rows(num_rows, self._shards, _least(model_config))
     if num_rows * _products(model_config) < buckets.SMALL:
@@ -130,13 +134,11 @@ class Sampler:
     self._max_positions = max_positions
     self._chunk = prefill_tokens // self._shards
     self._penal = sampling.repetition_penalty != 1
-    static = dict(
-        config=model_config,
-        mesh=self._mesh,
-        dtype=jnp.dtype(dtype),
+    static = dict(config=model_config, dtype=jnp.dtype(dtype))
+    self._new_cache = functools.partial(
+        steps.new_cache, mesh=self._mesh, **static
     )
-    self._new_cache = functools.partial(steps.new_cache, **static)
-    static['lora_scale'] = lora_scale
+    static |= dict(backend=self._backend, lora_scale=lora_scale)
     self._read = functools.partial(steps.read, **static)
     self._decode = functools.partial(
         steps.decode, sampling=sampling, vocab_limit=vocab_limit, **static
@@ -211,13 +213,14 @@ class _Journey:
     self._s = s = sampler
     rows = [rows_lib.Row(request, s._ends) for request in requests]
     fits = [size for size in s._sizes if size >= len(rows)]
-    self.slots = slots_lib.Slots(rows, min(fits or s._sizes[:1]), s._shards)
+    size = min(fits or s._sizes[:1])
+    group = attend.group(size // s._shards, s._backend.platform)
+    self.slots = slots_lib.Slots(rows, size, s._shards, group)
     # Groups of devices with nothing to read write into slots past all others.
     self._spare = buckets.CHUNKS[-1] if s._shards > 1 else 0
     self._longest = max(self._need(r, r.max_tokens) for r in requests)
     first = max(self._need(r, min(r.max_tokens, _AHEAD)) for r in requests)
     self._capacity = self._bucket(first)
-    size = self.slots.size
     self._cache = s._new_cache(num_rows=size, capacity=self._capacity)
     self._seen = None
     if s._penal:

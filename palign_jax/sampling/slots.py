@@ -11,8 +11,6 @@ import dataclasses
 
 from palign_jax.sampling import rows as rows_lib
 
-_GROUP = 8  # Rows that are attended together; see attend.py.
-
 
 @dataclasses.dataclass
 class Reading:
@@ -36,15 +34,22 @@ class Reading:
 class Slots:
   """Slots, some with rows, and the rows that wait for one."""
 
-  def __init__(self, rows: Iterable[rows_lib.Row], size: int, num_shards: int):
+  def __init__(
+      self,
+      rows: Iterable[rows_lib.Row],
+      size: int,
+      num_shards: int,
+      group: int,
+  ):
     """Begins with empty slots.
 
     Args:
       rows: All that wait.
       size: How many slots there are.
       num_shards: How many groups of devices they lie on, evenly.
+      group: How many neighbours are attended together; see attend.py.
     """
-    self.num_shards = num_shards
+    self.num_shards, self._group = num_shards, group
     self.rows: list[rows_lib.Row | None] = [None] * size
     self.reading: list[Reading | None] = [None] * num_shards
     self._prompts: list[object] = [None] * size  # What lies in each slot.
@@ -121,8 +126,8 @@ class Slots:
 
   def _reach(self, slot: int) -> int:
     """Returns how far the rows that are attended together with a slot are."""
-    group = slot // _GROUP
-    rows = self.rows[group * _GROUP : (group + 1) * _GROUP]
+    first = slot - slot % self._group
+    rows = self.rows[first : first + self._group]
     length = lambda row: len(row.request.tokens) + len(row.tokens)
     return max((length(row) for row in rows if row), default=0)
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int, UInt32
 
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import attend, logits as logits_lib, weights
 
@@ -49,7 +49,7 @@ def _placed(cache: decoder.Cache, mesh: Mesh) -> decoder.Cache:
 
 @functools.partial(
     jax.jit,
-    static_argnames=('config', 'mesh', 'dtype', 'lora_scale'),
+    static_argnames=('config', 'backend', 'dtype', 'lora_scale'),
     donate_argnames=('cache',),
 )
 def read(
@@ -60,7 +60,7 @@ def read(
     begins: Int[Array, ' D'],
     *,
     config: config_lib.ModelConfig,
-    mesh: Mesh,
+    backend: kernels.Backend,
     dtype: DTypeLike,
     lora_scale: float,
 ) -> decoder.Cache:
@@ -73,18 +73,18 @@ def read(
     rows: Which rows of the devices' own they are.
     begins: How many tokens each has there already.
     config: The model.
-    mesh: The devices.
+    backend: Who computes attention, and on which devices.
     dtype: Of the computation.
     lora_scale: alpha / rank of the adapters.
   """
   return decoder.grow(
-      weights.unpack(params, config),
+      weights.unpack(params, config, backend.platform),
       config,
       tokens,
       rows,
       begins,
       cache,
-      mesh=mesh,
+      backend=backend,
       dtype=dtype,
       lora_scale=lora_scale,
   )
@@ -161,7 +161,7 @@ def move(
     jax.jit,
     static_argnames=(
         'config',
-        'mesh',
+        'backend',
         'sampling',
         'vocab_limit',
         'dtype',
@@ -182,7 +182,7 @@ def decode(
     leave: Int[Array, ''],
     *,
     config: config_lib.ModelConfig,
-    mesh: Mesh,
+    backend: kernels.Backend,
     sampling: logits_lib.SamplingConfig,
     vocab_limit: int,
     dtype: DTypeLike,
@@ -202,7 +202,7 @@ def decode(
     stop_ids: A row that draws one of them is done.
     leave: Stops early when so many rows are done that were not before.
     config: The model.
-    mesh: The devices.
+    backend: Who computes attention, and on which devices.
     sampling: How to draw.
     vocab_limit: Ids from here on are never drawn.
     dtype: Of the computation.
@@ -212,7 +212,7 @@ def decode(
     Cache and seen, the t = STEPS tokens of each row (what follows its budget
     or its stop token is rubbish), and the number of steps taken.
   """
-  params = weights.unpack(params, config)
+  params = weights.unpack(params, config, backend.platform)
   num_live = jnp.sum(budgets > 0)
 
   def busy(state):
@@ -227,7 +227,7 @@ def decode(
 
     def attention(layer, q, k, v):
       new, *kept = attend.step(
-          mesh, q[:, 0], k[:, 0], v[:, 0], *cache[layer], at, live
+          backend, q[:, 0], k[:, 0], v[:, 0], *cache[layer], at, live
       )
       return new[:, None], tuple(kept)
 

@@ -17,10 +17,10 @@ from palign_jax.models import config as config_lib, decoder
 _KERNELS = ('kernel', 'lora_a', 'lora_b')
 
 
-def pack(params: decoder.Params) -> decoder.Params:
+def pack(params: decoder.Params, platform: str) -> decoder.Params:
   """Returns the weights as `unpack` takes them, each where it lay."""
   params = decoder.unstack(params)
-  if jax.default_backend() != 'cpu':
+  if platform != 'cpu':
     return params
 
   def place(path, x):
@@ -52,10 +52,10 @@ def pack(params: decoder.Params) -> decoder.Params:
 
 
 def unpack(
-    params: decoder.Params, config: config_lib.ModelConfig
+    params: decoder.Params, config: config_lib.ModelConfig, platform: str
 ) -> decoder.Params:
   """Returns the weights as the model takes them; to be called under jit."""
-  if jax.default_backend() != 'cpu':
+  if platform != 'cpu':
     return params
 
   def turn(path, x):

@@ -208,6 +208,7 @@ class Context:
         ),
         loop_rule=LOOPS,
         prefill_tokens=compute.prefill_tokens,
+        attention=compute.attention,
         lora_scale=student.lora_scale,
     )
 

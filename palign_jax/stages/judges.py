@@ -149,7 +149,7 @@ class Judges:
     compute, student = self._settings.compute, self._student
     model = student.params, student.model.config
     mesh = self._context.local_mesh
-    same = dict(mesh=mesh, dtype=student.dtype)
+    same = dict(mesh=mesh, dtype=student.dtype, attention=compute.attention)
     if not compute.shared_trunk:
       return reread.RereadScorer(
           scorer_lib.Scorer(*model, max_tokens=compute.judge_tokens, **same)

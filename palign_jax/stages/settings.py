@@ -10,6 +10,7 @@ from typing import Any
 
 from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import rules
+from palign_jax.models import kernels
 from palign_jax.text import sentences
 from palign_jax.training import optim
 
@@ -28,6 +29,7 @@ CHOICES = {
     'sft.splitter': sentences.SPLITTERS,
     'sft.method': ('lora', 'full'),
     'sft.remat': ('none', 'full'),
+    'compute.attention': kernels.NAMES,
 }
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -283,6 +285,8 @@ class Compute:
     part_rows: Rows of a part file.
     rows_per_device: Training rows computed together on a device.
     loss_chunk: Positions of a row whose logits exist at a time; 0 for all.
+    attention: Who computes attention: 'auto' (by platform), or a column of the
+      table in models/kernels.py.
     workers: Processes that grade.
     log_every: Optimiser steps.
     save_every: Optimiser steps.
@@ -299,6 +303,7 @@ class Compute:
   part_rows: int
   rows_per_device: int
   loss_chunk: int
+  attention: str
   workers: int
   log_every: int
   save_every: int

@@ -17,7 +17,7 @@ import numpy as np
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
 from palign_jax.core import config as config_lib, errors, keys, stopping
 from palign_jax.judging import scorer
-from palign_jax.models import decoder, lora
+from palign_jax.models import decoder, kernels, lora
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.stages import assemble, context as context_lib
 from palign_jax.text import prompts, sentences
@@ -47,6 +47,11 @@ def check(context: context_lib.Context) -> None:
     raise errors.ConfigError(
         f'config.sft.max_tokens is {s.max_tokens} and the student has'
         f' {student.model.max_positions} positions; lower it.'
+    )
+  if context.settings.compute.attention == 'cudnn':
+    raise errors.ConfigError(
+        "config.compute.attention is 'cudnn', which would mix the examples of a"
+        " packed row; take 'auto' or 'xla' for sft."
     )
   student.tokenizer.chat.turn_end  # noqa: B018  Raises without a template.
   _num_microbatches(context)
@@ -192,6 +197,7 @@ def _train(
       remat=s.remat,
       chunk_size=compute.loss_chunk,
       lora_scale=_scale(context),
+      attention=kernels.Backend(compute.attention, context.mesh),
   )
   pure = step.make(
       student.model.config, loss_config, optimizer, rate, optim_config.clip_norm

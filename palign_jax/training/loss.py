@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import config as config_lib, decoder, kernels
 
 Batch = Mapping[str, Array]
 
@@ -27,12 +27,14 @@ class LossConfig:
     chunk_size: Positions of every row whose logits exist at a time; 0 for all
       (fastest while they are few).
     lora_scale: alpha / rank of the adapters; not read without adapters.
+    attention: Who computes it.
   """
 
   dtype: str
   remat: decoder.Remat
   chunk_size: int
   lora_scale: float
+  attention: kernels.Backend = kernels.XLA
 
 
 def targets(batch: Batch) -> tuple[Int[Array, '*B T'], Float[Array, '*B T']]:
@@ -73,6 +75,7 @@ def weighted_sum(
       dtype=jnp.dtype(config.dtype),
       lora_scale=config.lora_scale,
       remat=config.remat,
+      backend=config.attention,
   )
   goal, weights = targets(batch)
   ends = {k: v for k, v in params.items() if k != 'layers'}

@@ -12,7 +12,9 @@ import torch
 import transformers
 
 from palign_jax.checkpoints import hf_export, hf_import
-from palign_jax.models import decoder, lora
+from palign_jax.core import keys
+from palign_jax.models import lora
+from palign_jax.sampling import sampler
 from tests.checkpoints import families
 
 pytestmark = pytest.mark.filterwarnings(
@@ -106,41 +108,29 @@ def test_adapter_in_peft(cases, name, tmp_path):
 
 
 def generate(params, config, prompts):
-  """Returns the greedy continuations of right-padded prompts of a batch."""
-  lengths = jnp.array([len(p) for p in prompts], jnp.int32)
-  longest = max(map(len, prompts))
-  tokens = jnp.array([[*p, *[0] * (longest - len(p))] for p in prompts])
-
-  @jax.jit
-  def run(params):
-    capacity = longest + NUM_NEW
-    x, cache = decoder.prefill(
-        params, config, tokens, lengths, capacity=capacity, dtype=jnp.float32
-    )
-    slots = jnp.arange(capacity)[None]
-    layers = decoder.unstack(params)
-
-    def step(carry, i):
-      x, cache = carry
-      token = decoder.logits(params, config, x).argmax(-1).astype(jnp.int32)
-      slot = longest + i
-      seen = slots < lengths[:, None]
-      valid = seen | ((slots >= longest) & (slots <= slot))
-      x, cache = decoder.decode(
-          layers,
-          config,
-          token,
-          lengths + i,
-          slot,
-          valid,
-          cache,
-          dtype=jnp.float32,
-      )
-      return (x, cache), token
-
-    return jax.lax.scan(step, (x, cache), jnp.arange(NUM_NEW))[1]
-
-  return np.asarray(run(params)).T
+  """Returns the greedy continuations of some prompts."""
+  greedy = sampler.SamplingConfig(
+      temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0
+  )
+  drawing = sampler.Sampler(
+      params,
+      config,
+      mesh=None,
+      dtype='float32',
+      num_rows=len(prompts),
+      stop_ids=(),
+      vocab_limit=config.vocab_size,
+      max_positions=256,
+      sampling=greedy,
+      loop_rule=None,
+      prefill_tokens=64,
+  )
+  requests = [
+      sampler.Request(str(i), tuple(p), keys.fold(0, i), NUM_NEW)
+      for i, p in enumerate(prompts)
+  ]
+  done = {c.id: c.tokens for c in drawing.run(requests)}
+  return [list(done[r.id]) for r in requests]
 
 
 @pytest.mark.parametrize('name', ALL)
@@ -157,4 +147,4 @@ def test_greedy_generation_token_for_token(cases, name):
         max_new_tokens=NUM_NEW,
         pad_token_id=0,
     )
-    assert row.tolist() == want[0, len(prompt) :].tolist()
+    assert row == want[0, len(prompt) :].tolist()

@@ -23,9 +23,7 @@ _SERVER.set_forkserver_preload([__name__])
 KEEP = 2
 
 
-def start(
-    directory: pathlib.Path, kill_at: int = 0, num_files: int = 0
-) -> int:
+def start(directory: pathlib.Path, kill_at: int = 0, num_files: int = 0) -> int:
   """Lives one life; returns the exit status.
 
   Args:

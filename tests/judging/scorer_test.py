@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from palign_jax.judging import scorer
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import mesh as mesh_lib
 from tests import fakes
 
@@ -129,7 +129,11 @@ def test_a_long_row_takes_memory_in_proportion_to_its_length():
         jax.ShapeDtypeStruct((1, 2), jnp.int32),
     )
     program = scorer._margins.lower(
-        *args, config=CONFIG, dtype=jnp.dtype('float32'), lora_scale=0.0
+        *args,
+        config=CONFIG,
+        dtype=jnp.dtype('float32'),
+        lora_scale=0.0,
+        backend=kernels.XLA,
     )
     return program.compile().memory_analysis().temp_size_in_bytes
 

@@ -79,16 +79,6 @@ def test_padding_stays_finite():
   np.testing.assert_allclose(got, mean.repeat(70, axis=1), atol=1e-6)
 
 
-def test_cached():
-  q, k, v = qkv(20, 6, 2)
-  slots = np.random.default_rng(0).permutation(20)
-  cache = k[:, slots].transpose(0, 2, 3, 1), v[:, slots].swapaxes(1, 2)
-  valid = jnp.asarray(np.tile(slots <= 12, (2, 1)))
-  got = attention.cached(q[:, 12], *cache, valid)
-  want = attention.causal(q, k, v, None)[:, 12]
-  np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
-
-
 def test_softmax_of_bfloat16_is_float32():
   # 300 equal scores: a bfloat16 sum of their weights would stop at 256.
   q = jnp.zeros((1, 1, 1, 2), jnp.bfloat16)

@@ -65,50 +65,6 @@ def test_every_field_changes_the_output(params, field):
   assert np.abs(got[..., :40] - want).max() > 1e-3
 
 
-def test_prefill_and_decode_are_the_full_forward(params):
-  lengths = jnp.array([5, 9, 1], jnp.int32)
-  longest, capacity, steps = 9, 16, 6
-  x = tiny.tokens(3, longest + steps)
-  layers = decoder.unstack(params)
-
-  @jax.jit
-  def read(layers, prompts):
-    out, cache = decoder.prefill(
-        layers,
-        CONFIG,
-        prompts,
-        lengths,
-        capacity=capacity,
-        dtype=jnp.float32,
-    )
-    return decoder.logits(layers, CONFIG, out), cache
-
-  @jax.jit
-  def step(layers, i, cache):
-    places, slot = lengths + i, longest + i
-    slots = jnp.arange(capacity)[None]
-    seen = (slots < lengths[:, None]) | ((slots >= longest) & (slots <= slot))
-    token = x[jnp.arange(3), places]
-    out, cache = decoder.decode(
-        layers, CONFIG, token, places, slot, seen, cache, dtype=jnp.float32
-    )
-    return decoder.logits(layers, CONFIG, out), cache
-
-  out, cache = read(layers, x[:, :longest])
-  got = [out]
-  for i in range(steps):
-    out, cache = step(layers, jnp.int32(i), cache)
-    got.append(out)
-  want = logits(params, CONFIG, x)
-  for row, length in enumerate(lengths):
-    np.testing.assert_allclose(
-        np.stack(got, axis=1)[row],
-        want[row, length - 1 :][: steps + 1],
-        rtol=0,
-        atol=1e-4,
-    )
-
-
 def test_a_row_does_not_know_its_neighbours(params):
   x = tiny.tokens(4, 70)
   want = logits(params, CONFIG, x)

@@ -93,42 +93,6 @@ def test_gradient_of_splash(own, monkeypatch):
     close(got, want, atol=2e-5)
 
 
-# Cached: one query per row.
-
-
-def test_cached():
-  S = 512
-  q, k, v = normal(B, N, H), normal(B, S, K, H), normal(B, S, K, H, seed=1)
-  rng = np.random.default_rng(0)
-  valid = (rng.random((B, S)) < 0.3) & (np.arange(S) < [[256], [90]])
-  valid[0, :128] = False  # A hole as wide as a block.
-  caches = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
-  for name in ('xla', 'pallas'):
-    attend = jax.jit(functools.partial(kernels.cached, kernels.Backend(name)))
-    got = attend(q, *caches, jnp.asarray(valid))
-    for b in range(B):
-      close(got[b], dense(q[b : b + 1][0][None], k[b], v[b], valid[b][None])[0])
-
-
-def test_unseen_blocks_are_not_read(monkeypatch):
-  monkeypatch.setattr(kernels_cache, '_SLOTS', {True: 128, False: 128})
-  q, k, v = normal(1, N, H), normal(1, K, H, 512), normal(1, K, 512, H)
-  valid = np.zeros((1, 512), bool)
-  valid[0, 130:140] = valid[0, 390] = True
-  unseen = np.repeat([True, False, True, False], 128)
-  spoil = lambda x, mask: jnp.where(mask, jnp.float32(np.nan), x)
-  attend = jax.jit(functools.partial(kernels.cached, PALLAS))
-  want = attend(q, k, v, jnp.asarray(valid))
-  got = attend(
-      q,
-      spoil(k, unseen[None, None, None]),
-      spoil(v, unseen[None, None, :, None]),
-      jnp.asarray(valid),
-  )
-  np.testing.assert_array_equal(got, want)
-  assert not attend(q, k, v, jnp.zeros((1, 512), bool)).any()
-
-
 # Beside: forks of a trunk.
 
 
@@ -171,6 +135,20 @@ def test_a_fork_does_not_depend_on_its_neighbours(forks, monkeypatch):
   other = attend(*args, seen.at[0, 1].set(11).at[1, 0].set(512))
   np.testing.assert_array_equal(got[0, [0, 2]], other[0, [0, 2]])
   np.testing.assert_array_equal(got[1], other[1])
+
+
+def test_unseen_blocks_are_not_read(forks, monkeypatch):
+  monkeypatch.setattr(kernels_cache, '_SLOTS', {True: 128, False: 128})
+  attend = jax.jit(functools.partial(kernels.beside, PALLAS))
+  *own, keys, values, rows, _ = forks
+  seen = jnp.asarray([[0, 120, 64], [250, 7, 0]])
+  unseen = np.arange(512) >= [[[256]], [[512]], [[128]]]  # Of trunks 0, 1, 2.
+  keys = jnp.where(unseen[:, None], jnp.float32(np.nan), keys)
+  values = jnp.where(
+      unseen[:, None].swapaxes(2, 3), jnp.float32(np.nan), values
+  )
+  got = attend(*own, keys, values, rows, seen)
+  np.testing.assert_array_equal(got, attend(*own, *forks[3:5], rows, seen))
 
 
 # On a mesh.
@@ -238,9 +216,11 @@ def test_a_named_backend_is_taken_or_refused():
     kernels.causal(cudnn, *(normal(1, 8, 2, 16),) * 3, None)
   with pytest.raises(errors.ConfigError, match='128 and got 12; take'):
     kernels.causal(cudnn, *(half(1, 8, 2, 12),) * 3, None)
-  cache = half(1, 2, 16, 100), half(1, 2, 100, 16), jnp.ones((1, 100), bool)
+  own = (half(1, 1, 4, 2, 16),) * 3
+  cache = half(1, 2, 16, 100), half(1, 2, 100, 16)
+  places = jnp.zeros(1, jnp.int32), jnp.zeros((1, 1), jnp.int32)
   with pytest.raises(errors.ConfigError, match='100 slots is no multiple'):
-    kernels.cached(PALLAS, half(1, 2, 16), *cache)
+    kernels.beside(PALLAS, *own, *cache, *places)
   with pytest.raises(errors.ConfigError, match="called 'flash'; these are: au"):
     kernels.Backend('flash')
 
@@ -307,17 +287,7 @@ def test_cache_kernel_compiles_for_tpu(tpus, dtype, width):
       dtype,
       CACHE,
   )
-  compiled = compiled_for(
-      tpus,
-      functools.partial(kernels.cached, backend),
-      ((4, 14, width), dtype, CACHE),
-      *caches,
-      ((4, 2048), jnp.bool_, ROWS),
-  )
-  check_program(compiled, num_kernels=1)
   a_cache = 2 * 2048 * width * jnp.dtype(dtype).itemsize
-  assert compiled.memory_analysis().temp_size_in_bytes < a_cache  # No copy.
-
   q, k = (((4, 2, 12, n, width), dtype, FORKS) for n in (14, 2))
   numbers = ((4,), jnp.int32, ROWS), ((4, 2), jnp.int32, ROWS)
   beside = functools.partial(kernels.beside, backend)

@@ -6,11 +6,14 @@ from jax.sharding import Mesh
 import numpy as np
 import pytest
 
+from palign_jax.models import kernels
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import attend
 
 B, K, N, H, S = 16, 2, 4, 8, 384
-ALONE = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh_lib.AXES)
+ALONE = kernels.Backend(
+    'xla', Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh_lib.AXES)
+)
 step = jax.jit(attend.step, static_argnums=0)
 
 
@@ -44,8 +47,9 @@ def reference(q, k, v, keys, values, place):
   return out
 
 
-def test_is_the_definition(inputs):
-  out, keys, values = step(ALONE, *inputs)
+@pytest.mark.parametrize('name', ['xla', 'pallas'])
+def test_is_the_definition(inputs, name):
+  out, keys, values = step(kernels.Backend(name, ALONE.mesh), *inputs)
   q, k, v, old_keys, old_values, places, live = map(np.asarray, inputs)
   for b in range(B):
     at = places[b] if live[b] else S - 1
@@ -83,5 +87,9 @@ def test_neighbours_number_and_capacity_change_no_bit(inputs):
 def test_a_mesh_gives_the_same(inputs):
   mesh = mesh_lib.make({'data': 2, 'fsdp': 2, 'tensor': 2})
   want = step(ALONE, *inputs)
-  for mine, theirs in zip(step(mesh, *inputs), want, strict=True):
-    np.testing.assert_allclose(mine, theirs, atol=1e-6)
+  live = np.asarray(inputs[-1])
+  for name in ('xla', 'pallas'):
+    got = step(kernels.Backend(name, mesh), *inputs)
+    for mine, theirs in zip(got, want, strict=True):
+      mine, theirs = np.asarray(mine)[live], np.asarray(theirs)[live]
+      np.testing.assert_allclose(mine, theirs, atol=1e-6)

@@ -49,7 +49,7 @@ def fixture_calls(monkeypatch):
     return cache
 
   monkeypatch.setattr(buckets, 'SMALL', 0)
-  monkeypatch.setattr(weights, 'pack', lambda params: params)
+  monkeypatch.setattr(weights, 'pack', lambda params, platform: params)
   monkeypatch.setattr(steps, 'new_cache', lambda **static: None)
   monkeypatch.setattr(steps, 'read', read)
   monkeypatch.setattr(steps, 'copy', lambda cache, *args, **static: cache)

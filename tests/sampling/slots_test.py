@@ -43,7 +43,7 @@ def names(slots):
 
 
 def test_samples_share_their_prompt():
-  slots = slots_lib.Slots(rows((5, 3), (4, 2)), 4, 1)
+  slots = slots_lib.Slots(rows((5, 3), (4, 2)), 4, 1, 8)
   done = settle(slots)
   assert done == [('read', '0/0'), (1, 0), (2, 0), ('read', '1/0')]
   assert names(slots) == ['0/0', '0/1', '0/2', '1/0'] and slots.queued
@@ -53,19 +53,19 @@ def test_samples_share_their_prompt():
 
 
 def test_a_prompt_of_one_token_is_not_read():
-  slots = slots_lib.Slots(rows((1, 1), (1, 1)), 2, 1)
+  slots = slots_lib.Slots(rows((1, 1), (1, 1)), 2, 1, 8)
   assert settle(slots) == [(0, None), (1, None)]
 
 
 def test_long_prompts_take_several_chunks():
-  slots = slots_lib.Slots(rows((101, 1)), 2, 1)
+  slots = slots_lib.Slots(rows((101, 1)), 2, 1, 8)
   assert slots.admit(0) is None and slots.reading[0].left == 100
   assert slots.has_read(0, 64) is None and slots.num_live == 0
   assert slots.has_read(0, 64) == 0 and slots.num_live == 1
 
 
 def test_every_shard_gets_work_and_keeps_it():
-  slots = slots_lib.Slots(rows((3, 8)), 8, 4)
+  slots = slots_lib.Slots(rows((3, 8)), 8, 4, 8)
   done = settle(slots)
   assert collections.Counter(d[0] == 'read' for d in done)[True] == 4
   for target, source in [d for d in done if d[0] != 'read']:
@@ -75,7 +75,7 @@ def test_every_shard_gets_work_and_keeps_it():
 
 @pytest.mark.parametrize('num_shards', [1, 2])
 def test_fewer_slots_keep_all_rows(num_shards):
-  slots = slots_lib.Slots(rows(*[(2, 1)] * 8), 8, num_shards)
+  slots = slots_lib.Slots(rows(*[(2, 1)] * 8), 8, num_shards, 8)
   settle(slots)
   before = names(slots)
   for i in (0, 2, 3, 5, 6):

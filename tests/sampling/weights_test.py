@@ -36,8 +36,8 @@ def params():
 
 
 def test_unpacked_they_are_the_model(params):
-  unpacked = jax.jit(weights.unpack, static_argnums=1)(
-      weights.pack(params), CONFIG
+  unpacked = jax.jit(weights.unpack, static_argnums=(1, 2))(
+      weights.pack(params, 'cpu'), CONFIG, 'cpu'
   )
   want = decoder.unstack(params)
   assert jax.tree.structure(unpacked) == jax.tree.structure(want)
@@ -46,7 +46,7 @@ def test_unpacked_they_are_the_model(params):
 
 def test_what_is_no_kernel_is_not_copied(params):
   unstacked = decoder.unstack(params)
-  packed = weights.pack(unstacked)
+  packed = weights.pack(unstacked, 'cpu')
   assert packed['embed']['table'] is unstacked['embed']['table']
   for layer, old in zip(packed['layers'], unstacked['layers'], strict=True):
     assert layer['attn_norm']['scale'] is old['attn_norm']['scale']
@@ -56,7 +56,7 @@ def test_they_stay_split_over_a_mesh(params):
   mesh = mesh_lib.make({'data': 1, 'fsdp': 4, 'tensor': 2})
   axes = decoder.logical_axes(CONFIG, rank=4)
   spread = jax.device_put(params, rules.tree_shardings(params, axes, mesh))
-  packed = weights.pack(spread)
+  packed = weights.pack(spread, 'cpu')
   here = lambda tree: sum(
       x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree)
   )
@@ -70,12 +70,12 @@ def test_the_number_of_rows_changes_no_bit():
   )
   base = decoder.init(config, jax.random.key(0), jnp.float32)
   packed = weights.pack(
-      lora.join(base, lora.init(config, 4, jax.random.key(1)))
+      lora.join(base, lora.init(config, 4, jax.random.key(1))), 'cpu'
   )
 
   @jax.jit
   def go(packed, x):
-    layer = weights.unpack(packed, config)['layers'][0]
+    layer = weights.unpack(packed, config, 'cpu')['layers'][0]
     block = decoder._block(config, layer)
     attend = lambda q, k, v: (q + k + v, None)
     return block(x[:, None], lambda y: y, attend, 0.5)[0][:, 0]

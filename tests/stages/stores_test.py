@@ -1,8 +1,8 @@
 """A run on an object store, which can neither append nor rename."""
 
-from benchmarks import kill_resume
 import pytest
 
+from benchmarks import kill_resume
 from tests.stages import victim
 
 # At which put lives end: config and manifest are the first two of each.

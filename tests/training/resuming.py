@@ -55,7 +55,9 @@ def run(
   )
   batches = Batches(data.shuffled(EXAMPLES, 9, seed=1), DATA)
   batches.stop_at = stop_at
-  config = loop.LoopConfig(num_steps, log_every=1, save_every=99, save_every_s=9e9)
+  config = loop.LoopConfig(
+      num_steps, log_every=1, save_every=99, save_every_s=9e9
+  )
   with (
       store_lib.CheckpointStore(
           directory / 'checkpoints', keep=2, peers=team
@@ -75,9 +77,7 @@ def main(directory: str, num_steps: str, stop_at: str) -> None:
   with peers.joined() as team:
     # Only the last one is told.
     stop = int(stop_at) if team.index == team.count - 1 else 0
-    run(
-        pathlib.Path(directory), int(num_steps), mesh, stop_at=stop, team=team
-    )
+    run(pathlib.Path(directory), int(num_steps), mesh, stop_at=stop, team=team)
 
 
 if __name__ == '__main__':

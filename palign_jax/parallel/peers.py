@@ -33,6 +33,11 @@ def joined() -> Iterator[peers_lib.Peers]:
   try:
     yield peers
   except stopping.Stopped:
+    logging.warning(
+        'Told to end: what was done is saved; the same command goes on (exit'
+        ' code %d).',
+        stopping.EXIT_CODE,
+    )
     peers.leave(stopping.EXIT_CODE, 'told to end')
     raise
   except BaseException as e:

@@ -422,7 +422,7 @@ def _check_positive(settings: Settings) -> None:
   values = {
       f'compute.{k}': v
       for k, v in dataclasses.asdict(settings.compute).items()
-      if k not in ('loss_chunk', 'memory_gib', 'shared_trunk')
+      if k not in ('attention', 'loss_chunk', 'memory_gib', 'shared_trunk')
   }
   values['grade.resamples'] = settings.grade.resamples
   values['grade.limit_s'] = settings.grade.limit_s

@@ -54,12 +54,14 @@ def test_hosts_that_are_killed_and_stopped(whole, tmp_path, compiled):
   start = lambda count, stop=None: victim.start_hosts(
       whole.config, run, compiled, count, stop
   )
-  # Host 1 dies in truncate: at its second part.
-  assert start(2, (1, 2, signal.SIGKILL))[1] == -signal.SIGKILL
-  # Host 0 is told to end in align: config, manifest, truncate's last parts,
-  # file and summary come before.
+  # Host 1 dies before its first part has a name.
+  assert start(2, (1, 1, signal.SIGKILL))[1] == -signal.SIGKILL
+  assert kill_resume.stage_of(run) == 'truncate'
+  # Host 0 is told to end; config, manifest, what is left of truncate's parts,
+  # its file and its summary come first.
   stopped = start(2, (0, 7, signal.SIGTERM))
   assert stopped == [stopping.EXIT_CODE] * 2
+  assert kill_resume.stage_of(run) == 'align'
   assert list(run.rglob('*.parts'))
   assert start(1) == [0]
   same(whole.path, run)

@@ -186,8 +186,7 @@ class Workdir:
     if '://' in str(self.path):
       return
     for stage in self._stages:
-      if self.finished(stage):
-        continue
+      # Finished ones as well: a report is made anew.
       for path in list(pathlib.Path(self.path / stage).rglob('.*.*')):
         name = _HALF_WRITTEN.fullmatch(path.name)
         if name and not _is_alive(int(name[1])):

@@ -278,7 +278,7 @@ class Clock:
     return rates(tokens, time.monotonic() - self._start)
 
 
-def rates(tokens: float, seconds: float) -> dict[str, object]:
+def rates(tokens: float | int, seconds: float | int) -> dict[str, object]:
   """Returns the fields `tokens`, `seconds` and `rates` of a summary."""
   rate = tokens / max(seconds, 1e-9)
   return {

@@ -6,6 +6,7 @@ after its checkpoint, so no step stands there twice.
 """
 
 from collections.abc import Mapping
+import itertools
 
 from absl import logging
 from etils import epath
@@ -58,10 +59,8 @@ class MetricsWriter:
     """What the steps took, over all sessions but for those done again."""
     steps = [0, *(row['step'] for row in self._rows)]
     each = [row.get('seconds_per_step', 0) for row in self._rows]
-    return sum(
-        (now - before) * seconds
-        for before, now, seconds in zip(steps, steps[1:], each, strict=False)
-    )
+    pairs = zip(itertools.pairwise(steps), each, strict=True)
+    return float(sum((now - then) * s for (then, now), s in pairs))
 
   def flush(self) -> None:
     """Writes the rows so far, from process 0."""

@@ -5,6 +5,7 @@ a Hugging Face folder with the adapters merged in.
 """
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
-from palign_jax.core import config as config_lib, errors, keys
+from palign_jax.core import config as config_lib, errors, keys, stopping
 from palign_jax.judging import scorer
 from palign_jax.models import decoder, kernels, lora
 from palign_jax.parallel import mesh as mesh_lib, rules
@@ -58,7 +59,13 @@ def check(context: context_lib.Context) -> None:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Trains, exports and returns the summary."""
-  clock = context_lib.Clock()
+  with contextlib.ExitStack() as stack:
+    if context.peers.count > 1:  # One that leaves would leave others waiting.
+      stack.enter_context(stopping.later())
+    return _run(context)
+
+
+def _run(context: context_lib.Context) -> Mapping[str, Any]:
   examples = _examples(context)
   source = data.shuffled(
       examples, context.settings.sft.epochs, context.settings.seed
@@ -66,7 +73,10 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   batches = _batches(context, source)
   num_steps = batches.count()
   frozen, trainable = _weights_to_train(context)
-  state = _train(context, frozen, trainable, batches, num_steps)
+  state, seconds = _train(context, frozen, trainable, batches, num_steps)
+  if any(context.peers.gather(stopping.asked(), at='trained')):
+    stopping.ask()
+    raise stopping.Stopped
   facts = _export(context, frozen, state.params, examples[:_NUM_COMPARED])
   tokens = sum(len(example.tokens) for example in examples)
   return {
@@ -76,7 +86,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'supervised_weight': float(sum(e.weights.sum() for e in examples)),
       'trained_parameters': sum(x.size for x in jax.tree.leaves(state.params)),
       **facts,
-      **clock.rates(tokens * context.settings.sft.epochs),
+      **context_lib.rates(tokens * context.settings.sft.epochs, seconds),
   }
 
 
@@ -174,7 +184,10 @@ def _scale(context: context_lib.Context) -> float:
   return context.settings.sft.alpha / context.settings.sft.rank
 
 
-def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
+def _train(
+    context, frozen, trainable, batches, num_steps
+) -> tuple[step.TrainState, float]:
+  """Returns the last state, and the seconds of all its steps."""
   s, compute = context.settings.sft, context.settings.compute
   student, optim_config = context.describe('student'), _optim(context)
   rate = optim.schedule(optim_config, num_steps)
@@ -206,11 +219,12 @@ def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
   folder = context.workdir / 'sft'
   with (
       store_lib.CheckpointStore(
-          folder / 'checkpoints', keep=compute.keep
+          folder / 'checkpoints', keep=compute.keep, peers=context.peers
       ) as store,
       metrics.MetricsWriter(folder) as writer,
   ):
-    return loop.train(length, state, step_fn, batches, store, writer)
+    state = loop.train(length, state, step_fn, batches, store, writer)
+    return state, writer.seconds
 
 
 def _export(context, frozen, params, compared) -> dict[str, Any]:
@@ -232,9 +246,7 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
   else:
     merged = joined = params
   merged = jax.tree.map(lambda x: x.astype(dtype), merged)
-  error = _logit_error(
-      student.model.config, joined, merged, compared, _scale(context)
-  )
+  error = _logit_error(context, joined, merged, compared, _scale(context))
   model = dataclasses.replace(student.model, params=merged)
   hf_export.save(
       folder / 'export',
@@ -245,11 +257,12 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
   return facts | {'export_dtype': dtype.name, 'export_logit_error': error}
 
 
-def _logit_error(config, joined, merged, examples, scale) -> dict[str, float]:
+def _logit_error(context, joined, merged, examples, scale) -> dict[str, float]:
   """Returns how far the exported weights' logits are from the trained ones'.
 
   Both are computed in float32, at places spread over training examples.
   """
+  config = context.describe('student').model.config
   width = scorer.width(max(len(example.tokens) for example in examples))
   tokens_BT = np.zeros((len(examples), width), np.int32)
   places_Bp = np.zeros((len(examples), _NUM_PLACES), np.int32)
@@ -258,7 +271,7 @@ def _logit_error(config, joined, merged, examples, scale) -> dict[str, float]:
     tokens_BT[i, :length] = example.tokens
     places_Bp[i] = np.linspace(0, length - 1, _NUM_PLACES)
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(context.mesh))
   def logits(params, tokens, places):
     x_BTD = decoder.hidden(
         params,

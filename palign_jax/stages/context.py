@@ -88,7 +88,7 @@ class Context:
   @functools.cached_property
   def local_mesh(self) -> jax.sharding.Mesh:
     """The devices of this host: for stages that divide their rows."""
-    return local.mesh(self.mesh)
+    return local.mesh(mesh_lib.whole_rows(self.mesh))
 
   @functools.lru_cache(maxsize=2)  # noqa: B019  A run has one context.
   def describe(self, which: str) -> Student:
@@ -117,7 +117,7 @@ class Context:
     if num_rows % shards:
       raise errors.ConfigError(
           f'config.compute.num_rows is {num_rows}, which does not split over'
-          f' {shards} groups of devices (config.mesh.data * config.mesh.fsdp,'
+          f' {shards} groups of devices (config.mesh.data * fsdp * sequence,'
           ' on one host); take a multiple.'
       )
 
@@ -134,12 +134,13 @@ class Context:
                 'rows of the vocabulary': model.vocab_size,
             },
         ),
-        ('fsdp', {'channels': model.embed_dim}),
+        ('fsdp * sequence', {'channels': model.embed_dim}),
     ):
+      ways = math.prod(self.mesh.shape[a] for a in axis.split(' * '))
       for name, size in sizes.items():
-        if size % mesh.shape[axis]:
+        if size % ways:
           raise errors.ConfigError(
-              f'config.mesh.{axis} is {mesh.shape[axis]} and {path} has {size}'
+              f'config.mesh.{axis} is {ways} and {path} has {size}'
               f' {name}, which do not split so; take a divisor of'
               f' {math.gcd(*sizes.values())}.'
           )
@@ -162,6 +163,10 @@ class Context:
       student = dataclasses.replace(described, params=params)
       self._held = (which, stacked), student
     return self._held[1]
+
+  def release(self) -> None:
+    """Lets the model go that `load` returned: its arrays are the caller's."""
+    self._held = None
 
   def _read(self, folder, dtype, stacked: bool) -> decoder.Params:
     mesh = self.mesh if stacked else self.local_mesh

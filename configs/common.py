@@ -59,6 +59,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.95,
       repetition_penalty=1.0,
       max_tokens=16_384,
+      stop=(),
   )
   config.truncate = dict(
       search='binary',
@@ -85,6 +86,7 @@ def base() -> ml_collections.ConfigDict:
           top_p=0.9,
           repetition_penalty=1.05,
           max_tokens=1024,
+          stop=(),
           limit_s=10.0,
       ),
       yardstick=dict(traces=0, cuts=4, k=4),  # No traces: off.
@@ -97,6 +99,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=8192,
+      stop=(),
   )
   config.assemble = dict(
       keep='first',
@@ -142,6 +145,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=16_384,
+      stop=(),
   )
   config.grade = dict(limit_s=10.0, resamples=10_000)
   config.report = dict()
@@ -163,4 +167,35 @@ def base() -> ml_collections.ConfigDict:
       keep=2,
   )
   config.benchmarks = ml_collections.ConfigDict()
+  return config
+
+
+def of_student(
+    path: str, *, paper: bool, temperature: float, top_p: float
+) -> ml_collections.ConfigDict:
+  """Returns P-ALIGN on one of the paper's students, from ready s1K-1.1 traces.
+
+  Args:
+    path: The student's name on the Hub.
+    paper: Draft mode, the code's splitter and its generated verdicts.
+    temperature: Of these verdicts: the reference code leaves the student's own
+      generation_config in force.
+    top_p: The same.
+  """
+  config = base()
+  config.student.path = path
+  config.teach.fields = 's1k-1.1'
+  for name in ('math500', 'aime24', 'aime25', 'amc12'):
+    config.benchmarks[name] = config_dict.placeholder(str)
+  config.sft.update(max_tokens=32_768)
+  if paper:
+    config.truncate.update(
+        splitter='reference',
+        verdict='generate',
+        temperature=temperature,
+        top_p=top_p,
+    )
+    config.align.mode = 'draft'
+    config.align.max_tokens = 32_768
+    config.assemble.end = '<End_of_Prefix>\n'
   return config

@@ -23,6 +23,7 @@ import numpy as np
 from palign_jax.core import errors
 from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import memory, mesh as mesh_lib
+from palign_jax.sampling import buckets
 
 _CHUNK = 128  # Tokens of a trunk that are read together.
 _FORKS = 16  # Of one trunk that are read together, if it has many.
@@ -58,8 +59,8 @@ class OutOfMemory(Exception):
 
 
 def capacity(length: int) -> int:
-  """Returns how many tokens are kept room for: 256, 512, 1024, ..."""
-  return max(256, 1 << max(length - 1, 1).bit_length())
+  """Returns how many tokens are kept room for: 256, 512, 768, 1024, ..."""
+  return max(256, buckets.capacity(length))
 
 
 def fork_width(length: int) -> int:
@@ -196,20 +197,43 @@ class TrunkScorer:
 
   def _used(self, num_rows: int, size: int) -> int | None:
     """Returns what the greediest program needs; None if XLA has no room."""
-    per_shard = self.chunk_rows(num_rows, num_rows)
     try:
-      with _guard():
-        trunks = memory.needed(self._grow_program(num_rows, size, per_shard))
-        if 2 * trunks <= self._budget:
-          return trunks  # Room enough for any fork.
-        forks = [
-            self._fork_program(num_rows, size, num, _WIDE, per_shard)
-            for num in (1, _FORKS)
-            for per_shard in [self.fork_rows(num, _WIDE, num_rows)]
-        ]
-        return max(trunks, *map(memory.needed, forks))
+      trunks = memory.needed(self.trunk_program(num_rows, size))
+      if 2 * trunks <= self._budget:
+        return trunks  # Room enough for any fork.
+      forks = self.fork_programs(num_rows, size)
+      return max(trunks, *map(memory.needed, forks))
     except OutOfMemory:
       return None
+
+  def chunk_shape(self, num_rows: int) -> tuple[int, int]:
+    """Returns rows and tokens of the chunk that `trunk_program` reads."""
+    return self._shards * self.chunk_rows(num_rows, num_rows), _CHUNK
+
+  def trunk_program(self, num_rows: int, size: int) -> jax.stages.Compiled:
+    """Returns the greediest program that reads trunks.
+
+    Args:
+      num_rows: Trunks of a row shard.
+      size: As of `capacity`.
+
+    Raises:
+      OutOfMemory: If XLA has no room for it.
+    """
+    with _guard():
+      per_shard = self.chunk_rows(num_rows, num_rows)
+      return self._grow_program(num_rows, size, per_shard)
+
+  def fork_programs(
+      self, num_rows: int, size: int
+  ) -> list[jax.stages.Compiled]:
+    """Returns the greediest programs that read forks; see `trunk_program`."""
+    with _guard():
+      return [
+          self._fork_program(num_rows, size, num, _WIDE, per_shard)
+          for num in (1, _FORKS)
+          for per_shard in [self.fork_rows(num, _WIDE, num_rows)]
+      ]
 
   def open(self, trunks: Sequence[Sequence[int]]) -> 'Batch':
     """Returns a batch of trunks, none of them read yet.
@@ -361,8 +385,16 @@ class Batch:
     # Trunk i is row i // shards of shard i % shards: by length they are even.
     self._num_rows = _power(-(-len(trunks) // shards))
     self._read = np.zeros(len(trunks), np.int64)  # Chunks of each so far.
+    self._open()
+
+  def _open(self) -> None:
     with _guard():
-      self._cache = scorer._cache(self._num_rows, self._size)
+      self._cache = self._scorer._cache(self._num_rows, self._size)
+
+  def release(self) -> None:
+    """Lets go of what was read; the next probes read their trunks anew."""
+    self._cache = None
+    self._read[:] = 0
 
   def score(self, probes: Sequence[Probe]) -> np.ndarray:
     """Returns log p(yes) - log p(no) of each, float32, in nats.
@@ -373,6 +405,8 @@ class Batch:
     for probe in probes:
       if probe.anchor > len(self._trunks[probe.trunk]):
         raise ValueError(f'{probe}: its trunk ends before the anchor.')
+    if self._cache is None:
+      self._open()
     with _guard():
       self._grow(probes)
       margins = self._forks(probes)

@@ -47,7 +47,7 @@ def test_a_cpu_has_its_share_of_what_the_cgroup_allows(cgroups, texts, gib):
   cgroups(*texts)
   for num in (1, 8):
     devices = jax.devices()[:num]
-    mesh = jax.make_mesh((num, 1, 1), mesh_lib.AXES, devices=devices)
+    mesh = mesh_lib.make({'data': num}, devices)
     assert memory.budget(0.0, mesh) == int(0.9 * gib * GIB / num)
 
 
@@ -61,7 +61,7 @@ def mesh_of(stats):
   device = mock.Mock(platform='gpu', device_kind='GPU of the future')
   device.memory_stats.return_value = stats
   mesh = mock.Mock(spec=jax.sharding.Mesh)
-  mesh.local_devices = [device]
+  mesh.local_devices, mesh.is_multi_process = [device], False
   return mesh
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import trunk_scorer
-from palign_jax.models import decoder, lora, presets
+from palign_jax.models import decoder, lora, presets, quantization
 from palign_jax.parallel import memory, mesh as mesh_lib, rules
 from palign_jax.planning import cases, flops, measure, roofline
 from palign_jax.sampling import buckets, logits, steps as steps_lib
@@ -372,6 +372,7 @@ def _sft(case: cases.Case) -> Step:
       optimizer,
       rate,
       optim_config.clip_norm,
+      jax.tree.map(lambda x: x.sharding, trained),
   )
   state = step_lib.abstract(trained, optimizer)
   num = s.batch_size // at_once
@@ -412,10 +413,14 @@ def _weights(case: cases.Case) -> tuple[decoder.Params, decoder.Params]:
   s, model = case.settings.sft, case.student.model
   if s.method == 'full':
     return {}, cases.weights(case, case.student, jnp.dtype(jnp.float32))
-  make = lambda: lora.init(model, s.rank, jax.random.key(0))
+  make = lambda: lora.init(model, s.rank, jax.random.key(0), s.targets)
   shapes = jax.eval_shape(make)
-  axes = lora.logical_axes(model, s.rank)
+  axes = lora.logical_axes(model, s.rank, s.targets)
   where = rules.tree_shardings(shapes, axes, case.mesh)
   dtype = jnp.dtype(case.settings.student.dtype)
   frozen = cases.weights(case, case.student, dtype)
+  if s.quantize == 'int8':
+    small = quantization.abstract(frozen)
+    axes = decoder.logical_axes(model, quantized=True)
+    frozen = cases.placed(small, rules.tree_shardings(small, axes, case.mesh))
   return frozen, cases.placed(shapes, where)

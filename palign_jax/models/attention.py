@@ -4,6 +4,8 @@ Scores and softmax are float32 whatever the inputs are.  Nothing of size T x T
 is built: queries go in blocks, and a block sees only the keys up to its end.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -84,7 +86,7 @@ def part(
         q, k[:, :end], v[:, :end], segments, row[:, :end], at
     )
 
-  @jax.checkpoint
+  @functools.partial(jax.checkpoint, prevent_cse=False)
   def one(i, q, k, v, query_segments, key_segments):
     cut = lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, 1)
     at = first + i * size
@@ -106,7 +108,8 @@ def _span(q, k, v, segments, begin: int, end: int):
   keys, values = k[:, :stop], v[:, :stop]
   key_segments = None if segments is None else segments[:, :stop]
 
-  @jax.checkpoint  # Or the backward pass would hold all scores, T x T / 2.
+  # Or the backward pass would hold all scores, T x T / 2.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
   def one(i):
     cut = lambda x: jax.lax.dynamic_slice_in_dim(x, i * _BLOCK, _BLOCK, 1)
     query_segments = None if segments is None else cut(segments)

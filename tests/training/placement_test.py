@@ -133,7 +133,7 @@ def test_activations_are_split(method):
 
 
 def whole_activations(text):
-  """Yields the shapes of activations that are not split as the table says."""
+  """Yields activations that are not split as the table says, and all logits."""
   D, F, V, t = 40, 160, 144, WIDTH // 2
   channels = {D, F, F // 2, V, V // 2}
   for shape in sorted(set(re.findall(r'f32\[([\d,]+)\]', text))):
@@ -142,5 +142,6 @@ def whole_activations(text):
     whole_rows = rows & set(dims) and channels & set(dims)
     all_rows = {t, t // 2} & set(dims) and ROWS in dims
     all_channels = {t, t * 2, t // 2} & set(dims) and {F, V} & set(dims)
-    if whole_rows or all_rows or all_channels:
+    all_logits = {t, t * ROWS // 2} & set(dims) and {V, V // 2} & set(dims)
+    if whole_rows or all_rows or all_channels or all_logits:
       yield shape

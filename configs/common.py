@@ -160,3 +160,34 @@ def base() -> ml_collections.ConfigDict:
   )
   config.benchmarks = ml_collections.ConfigDict()
   return config
+
+
+def of_student(
+    path: str, *, paper: bool, temperature: float, top_p: float
+) -> ml_collections.ConfigDict:
+  """Returns P-ALIGN on one of the paper's students, from ready s1K-1.1 traces.
+
+  Args:
+    path: The student's name on the Hub.
+    paper: Draft mode, the code's splitter and its generated verdicts.
+    temperature: Of these verdicts: the reference code leaves the student's own
+      generation_config in force.
+    top_p: The same.
+  """
+  config = base()
+  config.student.path = path
+  config.teach.fields = 's1k-1.1'
+  for name in ('math500', 'aime24', 'aime25', 'amc12'):
+    config.benchmarks[name] = config_dict.placeholder(str)
+  config.sft.update(max_tokens=32_768)
+  if paper:
+    config.truncate.update(
+        splitter='reference',
+        verdict='generate',
+        temperature=temperature,
+        top_p=top_p,
+    )
+    config.align.mode = 'draft'
+    config.align.max_tokens = 32_768
+    config.assemble.end = '<End_of_Prefix>\n'
+  return config

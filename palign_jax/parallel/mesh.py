@@ -5,7 +5,7 @@ fsdp    rows, and weights split over it
 tensor  heads and MLP width
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 
 import jax
@@ -17,11 +17,14 @@ AXES = ('data', 'fsdp', 'tensor')
 ROWS = PartitionSpec(('data', 'fsdp'))  # How a batch's first axis is split.
 
 
-def make(sizes: Mapping[str, int]) -> Mesh:
+def make(
+    sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """Returns the mesh of `config.mesh`.
 
   Args:
     sizes: Devices along each of `AXES`; one of them may be -1, all the rest.
+    devices: Which; None for all there are.
 
   Raises:
     ConfigError: If the sizes do not multiply to the number of devices.
@@ -31,7 +34,7 @@ def make(sizes: Mapping[str, int]) -> Mesh:
         f'config.mesh has {sorted(sizes)}; it needs {list(AXES)}.'
     )
   shape = [int(sizes[axis]) for axis in AXES]
-  num = jax.device_count()
+  num = jax.device_count() if devices is None else len(devices)
   free = [i for i, size in enumerate(shape) if size == -1]
   if len(free) == 1:
     rest = math.prod(size for size in shape if size != -1)
@@ -42,7 +45,7 @@ def make(sizes: Mapping[str, int]) -> Mesh:
         ' the sizes must multiply to that (one may be -1: the rest).'
     )
   kinds = (AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(tuple(shape), AXES, axis_types=kinds)
+  return jax.make_mesh(tuple(shape), AXES, axis_types=kinds, devices=devices)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

@@ -65,6 +65,46 @@ def init(
   return TrainState(step, params, opt_state)
 
 
+def abstract(
+    params: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Returns the shapes and places of what `init` would return.
+
+  Args:
+    params: Shapes of what is trained, with shardings on a mesh.
+    optimizer: From `optim.make`.
+  """
+  everywhere = _replicated(params)
+  place = lambda x, where: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=where
+  )
+  opt_state = optax.tree_utils.tree_map_params(
+      optimizer,
+      lambda x, p: place(x, p.sharding),
+      jax.eval_shape(optimizer.init, params),
+      params,
+      transform_non_params=lambda x: place(x, everywhere),
+  )
+  step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+  return TrainState(step, params, opt_state)
+
+
+def abstract_batch(
+    num_microbatches: int, num_rows: int, max_tokens: int, mesh: Any
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes and places of a batch as `compile` passes it on."""
+  shape = num_microbatches, num_rows, max_tokens
+  where = _by_row(mesh)
+  make = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+  ints = ('tokens', 'positions', 'segments')
+  return {**{k: make(jnp.int32) for k in ints}, 'weights': make(jnp.float32)}
+
+
+def _by_row(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  spec = jax.sharding.PartitionSpec(None, *mesh_lib.ROWS)
+  return jax.sharding.NamedSharding(mesh, spec)
+
+
 def _is_split(x: Array) -> bool:
   return isinstance(x.sharding, jax.sharding.NamedSharding)
 
@@ -146,6 +186,19 @@ def _first_bad(squares: Float[Array, ' L']) -> Array:
   return jnp.where(jnp.any(bad), jnp.argmax(bad), -1)
 
 
+def jit(
+    pure: Callable[..., tuple[TrainState, Scalars]], state: TrainState
+) -> Callable[..., tuple[TrainState, Scalars]]:
+  """Returns the step jitted: (frozen, state, batch) -> (state, scalars).
+
+  Args:
+    pure: From `make`.
+    state: Donated at each call; gives the shardings of the one that comes out.
+  """
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  return jax.jit(pure, donate_argnums=1, out_shardings=(shardings, None))
+
+
 def compile(
     pure: Callable[..., tuple[TrainState, Scalars]],
     config: StepConfig,
@@ -166,10 +219,8 @@ def compile(
     state: Gives the shardings of the state that comes out; not consumed.
     mesh: Its axes 'data' and 'fsdp' split the rows; None for one device.
   """
-  shardings = jax.tree.map(lambda x: x.sharding, state)
-  jitted = jax.jit(pure, donate_argnums=1, out_shardings=(shardings, None))
-  spec = jax.sharding.PartitionSpec(None, *mesh_lib.ROWS)
-  by_row = jax.sharding.NamedSharding(mesh, spec) if mesh else None
+  jitted = jit(pure, state)
+  by_row = _by_row(mesh) if mesh else None
   num_ways = mesh_lib.num_row_shards(mesh) if mesh else 1
 
   def run(state, batch):

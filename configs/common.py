@@ -43,7 +43,9 @@ def base() -> ml_collections.ConfigDict:
   """Returns every section, for a student of a few billion parameters."""
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: all that are left.
+  config.mesh = dict(  # -1: all that are left.
+      data=1, fsdp=-1, tensor=1, sequence=1, dcn_data=1
+  )
   config.student = dict(path=config_dict.placeholder(str), dtype='bfloat16')
   config.teacher = dict(path=config_dict.placeholder(str), dtype='bfloat16')
   config.prompts = dict(judge='code', align='code', answer='paper')
@@ -57,6 +59,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.95,
       repetition_penalty=1.0,
       max_tokens=16_384,
+      stop=(),
   )
   config.truncate = dict(
       search='binary',
@@ -83,6 +86,7 @@ def base() -> ml_collections.ConfigDict:
           top_p=0.9,
           repetition_penalty=1.05,
           max_tokens=1024,
+          stop=(),
           limit_s=10.0,
       ),
       yardstick=dict(traces=0, cuts=4, k=4),  # No traces: off.
@@ -95,6 +99,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=8192,
+      stop=(),
   )
   config.assemble = dict(
       keep='first',
@@ -107,6 +112,8 @@ def base() -> ml_collections.ConfigDict:
       method='lora',
       rank=16,  # The paper does not say; nor alpha.
       alpha=16.0,
+      targets=('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
+      quantize='none',
       epochs=3,  # Paper, section 4.
       batch_size=8,  # The paper does not say; 32 did worse (PAPER 5.2).
       max_tokens=16_384,
@@ -138,6 +145,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=16_384,
+      stop=(),
   )
   config.grade = dict(limit_s=10.0, resamples=10_000)
   config.report = dict()

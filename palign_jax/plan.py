@@ -24,22 +24,6 @@ from palign_jax.planning import (
     topology as topology_lib,
 )
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'One of configs/*.py, as file.py or file.py:arg.'
-)
-_TOPOLOGY = flags.DEFINE_string(
-    'topology', None, 'Chip and shape of the slice, as v5e:4x4 or v5p:4x4x4.'
-)
-_JSON = flags.DEFINE_string('json', None, 'Where to write it for machines.')
-_STEPS = flags.DEFINE_list(
-    'steps',
-    [],
-    'Which steps to compile (judge, decode, ...); all if not given.',
-)
-_SEARCH = flags.DEFINE_bool(
-    'search', True, 'Whether to look for a change with which it fits.'
-)
-
 DOES_NOT_FIT = 3
 
 
@@ -70,23 +54,44 @@ def make(
   return report.Plan(case, made, nearest, tuple(plain.get('benchmarks') or ()))
 
 
+def _define_flags() -> None:
+  """Defines what `main` reads; only here, as main.py has a --config too."""
+  config_flags.DEFINE_config_file(
+      'config', None, 'One of configs/*.py, as file.py or file.py:arg.'
+  )
+  flags.DEFINE_string(
+      'topology', None, 'Chip and shape of the slice, as v5e:4x4 or v5p:4x4x4.'
+  )
+  flags.DEFINE_string('json', None, 'Where to write it for machines.')
+  flags.DEFINE_list(
+      'steps',
+      [],
+      'Which steps to compile (judge, decode, ...); all if not given.',
+  )
+  flags.DEFINE_bool(
+      'search', True, 'Whether to look for a change with which it fits.'
+  )
+
+
 def main(argv: list[str]):
   """Plans what the flags say."""
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
   command.quiet_libraries()
   with command.one_line_errors():
+    given = flags.FLAGS
     plan = make(
-        _CONFIG.value, _TOPOLOGY.value, only=_STEPS.value, search=_SEARCH.value
+        given.config, given.topology, only=given.steps, search=given.search
     )
-    if _JSON.value:
+    if given.json:
       text = json.dumps(report.as_json(plan), indent=2)
-      pathlib.Path(_JSON.value).write_text(text + '\n')
+      pathlib.Path(given.json).write_text(text + '\n')
   print(report.as_text(plan))
   sys.exit(0 if plan.fits else DOES_NOT_FIT)
 
 
 if __name__ == '__main__':
+  _define_flags()
   # A TPU of this machine, if it has one, is left alone.
   jax.config.update('jax_platforms', 'cpu')
   jax.config.config_with_absl()

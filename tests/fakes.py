@@ -106,24 +106,8 @@ def model_folder(
     `path`.
   """
   path = epath.Path(path)
-  config = config_lib.ModelConfig(
-      **{
-          'vocab_size': 352,  # The tokenizer has 320.
-          'num_layers': 2,
-          'embed_dim': 32,
-          'num_heads': 4,
-          'num_kv_heads': 2,
-          'head_dim': 8,
-          'mlp_dim': 48,
-          'norm_eps': 1e-6,
-          'rope_theta': 1e4,
-          'rope_scaling': None,
-          'qkv_bias': True,
-          'qk_norm': False,
-          'tied': False,
-          **numbers,
-      }
-  )
+  # The tokenizer has 320.
+  config = model_config(**{'vocab_size': 352, 'head_dim': 8, **numbers})
   rng = np.random.default_rng(seed)
   draw = lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32)
   params = jax.tree.map(draw, decoder.abstract(config, jnp.dtype('float32')))
@@ -150,6 +134,26 @@ def model_folder(
   source = tokenizer_folder(path.with_name(path.name + '_tokenizer'))
   hf_export.save(path, model, tokenizer_folder=source, dtype=jnp.float32)
   return path
+
+
+def model_config(**numbers: Any) -> config_lib.ModelConfig:
+  """Returns a tiny Qwen2, but for the numbers that are named."""
+  tiny = {
+      'vocab_size': 64,
+      'num_layers': 2,
+      'embed_dim': 32,
+      'num_heads': 4,
+      'num_kv_heads': 2,
+      'head_dim': 16,
+      'mlp_dim': 48,
+      'norm_eps': 1e-6,
+      'rope_theta': 1e4,
+      'rope_scaling': None,
+      'qkv_bias': True,
+      'qk_norm': False,
+      'tied': False,
+  }
+  return config_lib.ModelConfig(**{**tiny, **numbers})
 
 
 class Peers:

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -113,16 +114,14 @@ def test_exit_codes(tmp_path, monkeypatch, capsys, need, code):
   monkeypatch.setattr(
       steps_lib, 'make', lambda case, name: small.step(name, need)
   )
-  flags = {
-      '_CONFIG': small.config(tmp_path),
-      '_TOPOLOGY': 'v5e:2x2',
-      '_JSON': str(tmp_path / 'plan.json'),
-      '_STEPS': [],
-      '_SEARCH': True,
-  }
-  for name, value in flags.items():
-    holder = type('Flag', (), {'value': value})
-    monkeypatch.setattr(plan_lib, name, holder)
+  given = types.SimpleNamespace(
+      config=small.config(tmp_path),
+      topology='v5e:2x2',
+      json=str(tmp_path / 'plan.json'),
+      steps=[],
+      search=True,
+  )
+  monkeypatch.setattr(plan_lib.flags, 'FLAGS', given)
   with pytest.raises(SystemExit) as e:
     plan_lib.main(['plan'])
   assert e.value.code == code

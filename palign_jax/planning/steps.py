@@ -263,7 +263,9 @@ class _Sampling:
       read = buckets.chunks_end(prompt - 1, self._chunk_limit)
       longest = max(longest, read + 1, total + steps_lib.STEPS + 1)
     last = buckets.capacity(longest + self._spare)
-    return last, buckets.capacity(last // 2)
+    step = last * 3 // 4  # One and a half powers of two, and two.
+    before = step if buckets.capacity(step) == step else last * 2 // 3
+    return last, before
 
   def step(self) -> Step:
     """Compiles the step."""

@@ -37,8 +37,8 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       context, _VERDICTS, lambda row: row['name']
   ) as parts:
     verdicts = _grade(context, parts, completions)
-  train, rejected, taken = [], [], set()
-  for row, verdict in zip(completions, verdicts, strict=True):
+  train, rejected, taken, num_before = [], [], set(), 0
+  for row, (verdict, before) in zip(completions, verdicts, strict=True):
     reason = _reason(row, verdict, settings.unverifiable)
     if not reason and settings.keep == 'first' and row['id'] in taken:
       reason = 'surplus'
@@ -48,6 +48,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
     else:
       taken.add(row['id'])
       train.append(out)
+      num_before += before
   for row in dropped:
     out = _train_row(context, {**row, 'output': ''}, None)
     rejected.append({**out, 'reason': row['reason']})
@@ -59,6 +60,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'dropped_before': len(dropped),
       'train': len(train),
       'verdict': context_lib.count(r['verdict'] for r in train),
+      'answer_in_prefix': num_before,
       'rejected': len(rejected),
       'reason': context_lib.count(r['reason'] for r in rejected),
       'grader': verify.version(),
@@ -90,12 +92,19 @@ def _grade(
     context: context_lib.Context,
     parts: parts_lib.Parts,
     completions: Sequence[Row],
-) -> list[verify.Verdict]:
-  """Grades what the student ended, each host its share: Eq. 9."""
+) -> list[tuple[verify.Verdict, bool]]:
+  """Grades what the student ended, each host its share: Eq. 9.
+
+  Returns:
+    Of each its verdict, and whether its prefix ends with the right answer in a
+    box: with `prefill` it then passes whatever the student adds, if it boxes
+    nothing else.
+  """
   items = {}
   for number, row in enumerate(completions):
-    text = turns.graded(context, row['sufficient_reasoning'], row['output'])
-    item = row.get('answer'), text
+    prefix = row['sufficient_reasoning']
+    text = turns.graded(context, prefix, row['output'])
+    item = row.get('answer'), text, prefix
     items[parts_lib.name(number, item)] = item
   with verify.Grader(
       num_workers=context.settings.compute.workers,
@@ -104,12 +113,17 @@ def _grade(
     for names, advance in context_lib.chunks(
         context, parts, list(items), 'Grading completions'
     ):
-      found = grader.grade([items[n] for n in names], advance=advance)
-      for name, verdict in zip(names, found, strict=True):
-        parts.add({'name': name, **dataclasses.asdict(verdict)})
+      some = [items[name] for name in names]
+      found = grader.grade([(a, text) for a, text, _ in some], advance=advance)
+      boxed = grader.grade_boxed([(a, prefix) for a, _, prefix in some])
+      for name, verdict, box in zip(names, found, boxed, strict=True):
+        row = {'name': name, **dataclasses.asdict(verdict)}
+        parts.add({**row, 'right_before': box.correct})
   parts.gather()
-  rows = parts.rows(items)
-  return [verify.Verdict(r['correct'], r['answer'], r['how']) for r in rows]
+  return [
+      (verify.Verdict(r['correct'], r['answer'], r['how']), r['right_before'])
+      for r in parts.rows(items)
+  ]
 
 
 def _reason(row: Row, verdict: verify.Verdict, unverifiable: str) -> str:

@@ -27,9 +27,6 @@ from palign_jax.sampling import loops, sampler as sampler_lib
 from palign_jax.stages import settings as settings_lib
 from palign_jax.text import tokenizer as tokenizer_lib
 
-# A block of up to 64 tokens, 4 times and over 128 tokens: no honest text.
-LOOPS = loops.LoopRule(max_period=64, min_repeats=4, min_span=128)
-
 
 @dataclasses.dataclass(frozen=True)
 class Student:
@@ -91,7 +88,7 @@ class Context:
   @functools.cached_property
   def local_mesh(self) -> jax.sharding.Mesh:
     """The devices of this host: for stages that divide their rows."""
-    return local.mesh(self.mesh)
+    return local.mesh(mesh_lib.whole_rows(self.mesh))
 
   @functools.lru_cache(maxsize=2)  # noqa: B019  A run has one context.
   def describe(self, which: str) -> Student:
@@ -120,7 +117,7 @@ class Context:
     if num_rows % shards:
       raise errors.ConfigError(
           f'config.compute.num_rows is {num_rows}, which does not split over'
-          f' {shards} groups of devices (config.mesh.data * config.mesh.fsdp,'
+          f' {shards} groups of devices (config.mesh.data * fsdp * sequence,'
           ' on one host); take a multiple.'
       )
 
@@ -137,12 +134,13 @@ class Context:
                 'rows of the vocabulary': model.vocab_size,
             },
         ),
-        ('fsdp', {'channels': model.embed_dim}),
+        ('fsdp * sequence', {'channels': model.embed_dim}),
     ):
+      ways = math.prod(self.mesh.shape[a] for a in axis.split(' * '))
       for name, size in sizes.items():
-        if size % mesh.shape[axis]:
+        if size % ways:
           raise errors.ConfigError(
-              f'config.mesh.{axis} is {mesh.shape[axis]} and {path} has {size}'
+              f'config.mesh.{axis} is {ways} and {path} has {size}'
               f' {name}, which do not split so; take a divisor of'
               f' {math.gcd(*sizes.values())}.'
           )
@@ -165,6 +163,10 @@ class Context:
       student = dataclasses.replace(described, params=params)
       self._held = (which, stacked), student
     return self._held[1]
+
+  def release(self) -> None:
+    """Lets the model go that `load` returned: its arrays are the caller's."""
+    self._held = None
 
   def _read(self, folder, dtype, stacked: bool) -> decoder.Params:
     mesh = self.mesh if stacked else self.local_mesh
@@ -206,10 +208,13 @@ class Context:
             top_k=drawing.top_k,
             repetition_penalty=drawing.repetition_penalty,
         ),
-        loop_rule=LOOPS,
+        loop_rule=loops.DEFAULT,
         prefill_tokens=compute.prefill_tokens,
         attention=compute.attention,
         lora_scale=student.lora_scale,
+        stop_strings=drawing.stop,
+        # Without stop strings nobody need look at the text meanwhile.
+        tokenizer=student.tokenizer if drawing.stop else None,
     )
 
   def sample(
@@ -242,7 +247,7 @@ class Context:
     sampler = self.sampler(student, drawing)
     with progress.bar(description, len(requests)) as advance:
       for completion in sampler.run(requests):
-        text = student.tokenizer.decode(completion.tokens)
+        text = completion.decoded(student.tokenizer)
         reason, num = completion.finish_reason, len(completion.tokens)
         yield Reply(by_id[completion.id], text, reason, num)
         advance(1)

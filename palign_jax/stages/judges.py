@@ -1,5 +1,6 @@
 """The judges that a config asks for, made of the student."""
 
+from collections.abc import Sequence
 import contextlib
 import functools
 from typing import Any
@@ -98,7 +99,7 @@ class Judges:
       in_doubt = t.abstained == 'verify' and t.abstain > 0
       return self._labels(self.calibration, self.verifier if in_doubt else None)
     return reply.GenerateJudge(
-        self._context.sampler(self._student, _drawing(t, 1, 1.0)),
+        self._context.sampler(self._student, _drawing(t, 1, 1.0, ())),
         self._student.tokenizer,
         self._settings.prompts.judge,
         seed=self._settings.seed,
@@ -119,7 +120,7 @@ class Judges:
     )
     return verified.Verifier(
         self._context.sampler(
-            self._student, _drawing(v, v.k, v.repetition_penalty)
+            self._student, _drawing(v, v.k, v.repetition_penalty, v.stop)
         ),
         self._student.tokenizer,
         self._stack.enter_context(grader),
@@ -190,7 +191,10 @@ class Judges:
 
 
 def _drawing(
-    d: settings.Truncate | settings.Verify, n: int, repetition_penalty: float
+    d: settings.Truncate | settings.Verify,
+    n: int,
+    repetition_penalty: float,
+    stop: Sequence[str],
 ) -> settings.Drawing:
   return settings.Drawing(
       n=n,
@@ -199,4 +203,5 @@ def _drawing(
       top_p=d.top_p,
       repetition_penalty=repetition_penalty,
       max_tokens=d.max_tokens,
+      stop=stop,
   )

@@ -17,12 +17,13 @@ import numpy as np
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
 from palign_jax.core import config as config_lib, errors, keys, stopping
 from palign_jax.judging import scorer
-from palign_jax.models import decoder, kernels, lora
+from palign_jax.models import decoder, kernels, lora, quantization
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.stages import assemble, context as context_lib
 from palign_jax.text import prompts, sentences
 from palign_jax.training import (
     data,
+    diagnosis,
     examples as examples_lib,
     loop,
     loss,
@@ -47,6 +48,12 @@ def check(context: context_lib.Context) -> None:
     raise errors.ConfigError(
         f'config.sft.max_tokens is {s.max_tokens} and the student has'
         f' {student.model.max_positions} positions; lower it.'
+    )
+  parts = mesh_lib.num_parts(context.mesh)
+  if s.max_tokens % parts:
+    raise errors.ConfigError(
+        f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
+        f' {parts}; make the first a multiple of the second.'
     )
   if context.settings.compute.attention == 'cudnn':
     raise errors.ConfigError(
@@ -168,15 +175,20 @@ def _weights_to_train(context: context_lib.Context):
     model = hf_import.load(path, dtype=jnp.float32, mesh=context.mesh)
     return {}, model.params
   config = student.model.config
-  shapes = jax.eval_shape(lambda: lora.init(config, s.rank, jax.random.key(0)))
+  make = functools.partial(lora.init, config, s.rank, targets=s.targets)
+  shapes = jax.eval_shape(lambda: make(jax.random.key(0)))
   where = rules.tree_shardings(
-      shapes, lora.logical_axes(config, s.rank), context.mesh
+      shapes,
+      lora.logical_axes(config, s.rank, s.targets),
+      context.mesh,
   )
   key = jax.random.wrap_key_data(
       keys.fold(context.settings.seed, 'sft', 'lora')
   )
-  make = functools.partial(lora.init, config, s.rank)
   base = context.load('student', stacked=True).params
+  if s.quantize == 'int8':
+    context.release()  # Its kernels are gone once they are in 8 bits.
+    base = quantization.quantize(base, config, context.mesh)
   return base, jax.jit(make, out_shardings=where)(key)
 
 
@@ -199,17 +211,23 @@ def _train(
       lora_scale=_scale(context),
       attention=kernels.Backend(compute.attention, context.mesh),
   )
-  pure = step.make(
-      student.model.config, loss_config, optimizer, rate, optim_config.clip_norm
-  )
   state = step.init(trainable, optimizer)
-  step_fn = step.compile(
-      pure,
-      step.StepConfig(_num_microbatches(context)),
-      frozen,
-      state,
-      context.mesh,
+  pure = step.make(
+      student.model.config,
+      loss_config,
+      optimizer,
+      rate,
+      optim_config.clip_norm,
+      jax.tree.map(lambda x: x.sharding, state.params),
   )
+  split = step.StepConfig(_num_microbatches(context))
+  step_fn = step.compile(pure, split, frozen, state, context.mesh)
+
+  def examine(state, batch):
+    arrays = step.place(batch, split, context.mesh)
+    params = lora.join(frozen, state.params)
+    return diagnosis.examine(params, student.model.config, arrays, loss_config)
+
   length = loop.LoopConfig(
       num_steps=num_steps,
       log_every=compute.log_every,
@@ -223,7 +241,7 @@ def _train(
       ) as store,
       metrics.MetricsWriter(folder) as writer,
   ):
-    state = loop.train(length, state, step_fn, batches, store, writer)
+    state = loop.train(length, state, step_fn, batches, store, writer, examine)
     return state, writer.seconds
 
 
@@ -241,7 +259,9 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
         base_name=context.settings.student.path,
     )
     merge = functools.partial(lora.merge, scale=_scale(context), dtype=dtype)
-    merged = jax.jit(merge)(frozen, params)
+    # Into the weights as they were before they were in 8 bits.
+    base = context.load('student', stacked=True).params
+    merged = jax.jit(merge)(base, params)
     joined = lora.join(frozen, params)
   else:
     merged = joined = params

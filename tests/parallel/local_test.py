@@ -35,7 +35,7 @@ def test_of_one_host(monkeypatch):
   monkeypatch.setattr(jax, 'local_devices', lambda: jax.devices()[4:])
   monkeypatch.setattr(jax, 'local_device_count', lambda: 4)
   mesh = local.mesh(whole)
-  assert dict(mesh.shape) == {'data': 1, 'fsdp': 2, 'tensor': 2}
+  assert mesh.devices.shape == (1, 2, 2, 1)
   assert set(mesh.devices.flat) == set(jax.devices()[4:])
 
 

@@ -7,7 +7,7 @@ import pytest
 from palign_jax.checkpoints import store as store_lib
 from palign_jax.core import errors, jsonl, stopping
 from palign_jax.parallel import mesh as mesh_lib
-from palign_jax.training import data, loop, metrics
+from palign_jax.training import data, diagnosis, loop, metrics, step
 from tests import fakes, processes
 from tests.training import resuming, tiny
 
@@ -22,6 +22,11 @@ def batches(num_epochs=9):
 @pytest.fixture(scope='module')
 def step_fn():
   return tiny.stepper(tiny.start(tiny.params()), {})
+
+
+def examine(state, batch):
+  arrays = step.place(batch, step.StepConfig(1), None)
+  return diagnosis.examine(state.params, tiny.MODEL, arrays, tiny.LOSS)
 
 
 def run(
@@ -46,6 +51,7 @@ def run(
         stream or batches(),
         store,
         writer,
+        examine,
     )
   return jax.device_get(state)
 
@@ -86,8 +92,9 @@ class Poisoned(data.PackedBatches):
 
   def __iter__(self):
     for number, batch in enumerate(super().__iter__(), 1):
-      bad = np.full_like(batch['weights'], np.nan)
-      yield batch | {'weights': bad} if number >= self.first_bad else batch
+      if number >= self.first_bad:
+        batch['weights'][:] = np.nan
+      yield batch
 
 
 def poisoned():
@@ -96,7 +103,7 @@ def poisoned():
 
 @pytest.mark.parametrize('log_every', [1, 100])
 def test_nan_stops_the_run_and_is_never_saved(tmp_path, step_fn, log_every):
-  message = r'Loss is nan and .* at step 4, first in the gradient of embed/t'
+  message = r'Loss is nan and .* at step 4, first in the loss, in the rows of e'
   with pytest.raises(loop.NonFiniteError, match=message):
     run(tmp_path, 9, step_fn, poisoned(), log_every, save_every=3)
   assert [step for step, _, _ in losses(tmp_path)] == (

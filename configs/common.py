@@ -43,7 +43,9 @@ def base() -> ml_collections.ConfigDict:
   """Returns every section, for a student of a few billion parameters."""
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: all that are left.
+  config.mesh = dict(  # -1: all that are left.
+      data=1, fsdp=-1, tensor=1, sequence=1, dcn_data=1
+  )
   config.student = dict(path=config_dict.placeholder(str), dtype='bfloat16')
   config.teacher = dict(path=config_dict.placeholder(str), dtype='bfloat16')
   config.prompts = dict(judge='code', align='code', answer='paper')
@@ -107,6 +109,8 @@ def base() -> ml_collections.ConfigDict:
       method='lora',
       rank=16,  # The paper does not say; nor alpha.
       alpha=16.0,
+      targets=('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
+      quantize='none',
       epochs=3,  # Paper, section 4.
       batch_size=8,  # The paper does not say; 32 did worse (PAPER 5.2).
       max_tokens=16_384,

@@ -168,7 +168,17 @@ def test_parse_arg():
         ({'assemble.keep': 'x'}, 'assemble.keep is .x.; it can be first, all'),
         ({'assemble.unverifiable': 'x'}, 'it can be drop, keep'),
         ({'sft.method': 'x'}, 'sft.method is .x.; it can be lora, full'),
-        ({'sft.remat': 'x'}, 'sft.remat is .x.; it can be none, full'),
+        ({'sft.remat': 'x'}, 'remat is .x.; it can be none, dots, save_attent'),
+        ({'sft.quantize': 'x'}, 'quantize is .x.; it can be none, int8'),
+        (
+            {'sft.quantize': 'int8', 'sft.method': 'full'},
+            "config.sft.quantize is 'int8', which only a frozen base can be",
+        ),
+        (
+            {'sft.targets': ('q', 'qkv')},
+            r"config.sft.targets is .* \['qkv'\] matches no projection",
+        ),
+        ({'sft.targets': ()}, 'config.sft.targets is .* an empty list matches'),
         ({'sft.epochs': 0}, 'config.sft.epochs is 0; at least 1'),
         ({'sft.rank': 0}, 'config.sft.rank is 0; at least 1'),
         ({'sft.export_dtype': 'int8'}, 'sft.export_dtype is .int8.; it can be'),

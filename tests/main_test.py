@@ -239,6 +239,8 @@ def test_a_tokenizer_without_chat_template(config, tmp_path, student):
         ('prompts', 'answer', 'nope', "answer prompt 'nope': no such prompt"),
         ('teach', 'fields', 'nope', "config.teach.fields: no preset 'nope'"),
         ('mesh', 'data', 3, r'config.mesh asks for .*there are 8'),
+        ('mesh', 'tensor', 16, r'config.mesh asks for .*there are 8'),
+        ('mesh', 'dcn_data', 2, 'config.mesh.dcn_data is 2, .* set dcn_data'),
         ('sft', 'batch_size', 12, 'config.sft.batch_size is 12, no multiple'),
         (
             'sft',
@@ -256,6 +258,20 @@ def test_a_config_that_cannot_be(
 ):
   config.unlock()
   config[section][field] = value
+  refused(config, tmp_path, main.STAGES, errors.ConfigError, message)
+
+
+def test_rows_whose_tokens_do_not_split(config, tmp_path):
+  config.mesh.sequence = 2
+  config.sft.max_tokens = 255
+  message = 'config.sft.max_tokens is 255 and config.mesh.sequence 2; make'
+  refused(config, tmp_path, main.STAGES, errors.ConfigError, message)
+
+
+def test_channels_that_do_not_split(config, tmp_path):
+  config.mesh.update(data=1, fsdp=2, sequence=4)
+  config.student.path = str(fakes.model_folder(tmp_path / 'odd', embed_dim=36))
+  message = r'config.mesh.fsdp \* sequence is 8 and .* has 36 channels'
   refused(config, tmp_path, main.STAGES, errors.ConfigError, message)
 
 

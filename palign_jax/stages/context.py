@@ -78,7 +78,12 @@ class Context:
 
   @functools.cached_property
   def mesh(self) -> jax.sharding.Mesh:
-    """The devices."""
+    """The devices, as judging and sampling want them: rows are whole."""
+    return mesh_lib.whole_rows(self.train_mesh)
+
+  @functools.cached_property
+  def train_mesh(self) -> jax.sharding.Mesh:
+    """The devices, as training wants them."""
     return mesh_lib.make(self.settings.mesh)
 
   @functools.lru_cache(maxsize=2)  # noqa: B019  A run has one context.
@@ -114,12 +119,13 @@ class Context:
                 'rows of the vocabulary': model.vocab_size,
             },
         ),
-        ('fsdp', {'channels': model.embed_dim}),
+        ('fsdp * sequence', {'channels': model.embed_dim}),
     ):
+      ways = math.prod(self.train_mesh.shape[a] for a in axis.split(' * '))
       for name, size in sizes.items():
-        if size % mesh.shape[axis]:
+        if size % ways:
           raise errors.ConfigError(
-              f'config.mesh.{axis} is {mesh.shape[axis]} and {path} has {size}'
+              f'config.mesh.{axis} is {ways} and {path} has {size}'
               f' {name}, which do not split so; take a divisor of'
               f' {math.gcd(*sizes.values())}.'
           )
@@ -127,7 +133,7 @@ class Context:
     if num_rows % shards:
       raise errors.ConfigError(
           f'config.compute.num_rows is {num_rows}, which does not split over'
-          f' {shards} groups of devices (config.mesh.data * config.mesh.fsdp);'
+          f' {shards} groups of devices (config.mesh.data * fsdp * sequence);'
           ' take a multiple.'
       )
 
@@ -149,8 +155,13 @@ class Context:
       self._held = (which, stacked), student
     return self._held[1]
 
+  def release(self) -> None:
+    """Lets the model go that `load` returned: its arrays are the caller's."""
+    self._held = None
+
   def _read(self, folder, dtype, stacked: bool) -> decoder.Params:
-    params = hf_import.load(folder, dtype=dtype, mesh=self.mesh).params
+    mesh = self.train_mesh if stacked else self.mesh
+    params = hf_import.load(folder, dtype=dtype, mesh=mesh).params
     return params if stacked else decoder.unstack(params, consume=True)
 
   def trained(self) -> Student:

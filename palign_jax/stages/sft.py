@@ -16,12 +16,13 @@ import numpy as np
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
 from palign_jax.core import config as config_lib, errors, keys
 from palign_jax.judging import scorer
-from palign_jax.models import decoder, kernels, lora
+from palign_jax.models import decoder, kernels, lora, quantization
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.stages import assemble, context as context_lib
 from palign_jax.text import prompts, sentences
 from palign_jax.training import (
     data,
+    diagnosis,
     examples as examples_lib,
     loop,
     loss,
@@ -46,6 +47,12 @@ def check(context: context_lib.Context) -> None:
     raise errors.ConfigError(
         f'config.sft.max_tokens is {s.max_tokens} and the student has'
         f' {student.model.max_positions} positions; lower it.'
+    )
+  parts = mesh_lib.num_parts(context.train_mesh)
+  if s.max_tokens % parts:
+    raise errors.ConfigError(
+        f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
+        f' {parts}; make the first a multiple of the second.'
     )
   if context.settings.compute.attention == 'cudnn':
     raise errors.ConfigError(
@@ -93,7 +100,7 @@ def _weights(s) -> examples_lib.RegionWeights:
 
 def _num_microbatches(context: context_lib.Context) -> int:
   at_once = context.settings.compute.rows_per_device
-  at_once *= mesh_lib.num_row_shards(context.mesh)
+  at_once *= mesh_lib.num_row_shards(context.train_mesh)
   batch_size = context.settings.sft.batch_size
   if batch_size % at_once:
     raise errors.ConfigError(
@@ -155,18 +162,23 @@ def _weights_to_train(context: context_lib.Context):
   if s.method == 'full':
     # Float32 master weights, whatever the student computes in.
     path = context.settings.student.path
-    model = hf_import.load(path, dtype=jnp.float32, mesh=context.mesh)
+    model = hf_import.load(path, dtype=jnp.float32, mesh=context.train_mesh)
     return {}, model.params
   config = student.model.config
-  shapes = jax.eval_shape(lambda: lora.init(config, s.rank, jax.random.key(0)))
+  make = functools.partial(lora.init, config, s.rank, targets=s.targets)
+  shapes = jax.eval_shape(lambda: make(jax.random.key(0)))
   where = rules.tree_shardings(
-      shapes, lora.logical_axes(config, s.rank), context.mesh
+      shapes,
+      lora.logical_axes(config, s.rank, s.targets),
+      context.train_mesh,
   )
   key = jax.random.wrap_key_data(
       keys.fold(context.settings.seed, 'sft', 'lora')
   )
-  make = functools.partial(lora.init, config, s.rank)
   base = context.load('student', stacked=True).params
+  if s.quantize == 'int8':
+    context.release()  # Its kernels are gone once they are in 8 bits.
+    base = quantization.quantize(base, config, context.train_mesh)
   return base, jax.jit(make, out_shardings=where)(key)
 
 
@@ -184,19 +196,25 @@ def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
       remat=s.remat,
       chunk_size=compute.loss_chunk,
       lora_scale=_scale(context),
-      attention=kernels.Backend(compute.attention, context.mesh),
-  )
-  pure = step.make(
-      student.model.config, loss_config, optimizer, rate, optim_config.clip_norm
+      attention=kernels.Backend(compute.attention, context.train_mesh),
   )
   state = step.init(trainable, optimizer)
-  step_fn = step.compile(
-      pure,
-      step.StepConfig(_num_microbatches(context)),
-      frozen,
-      state,
-      context.mesh,
+  pure = step.make(
+      student.model.config,
+      loss_config,
+      optimizer,
+      rate,
+      optim_config.clip_norm,
+      jax.tree.map(lambda x: x.sharding, state.params),
   )
+  split = step.StepConfig(_num_microbatches(context))
+  step_fn = step.compile(pure, split, frozen, state, context.train_mesh)
+
+  def examine(state, batch):
+    arrays = step.place(batch, split, context.train_mesh)
+    params = lora.join(frozen, state.params)
+    return diagnosis.examine(params, student.model.config, arrays, loss_config)
+
   length = loop.LoopConfig(
       num_steps=num_steps,
       log_every=compute.log_every,
@@ -210,7 +228,7 @@ def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
       ) as store,
       metrics.MetricsWriter(folder) as writer,
   ):
-    return loop.train(length, state, step_fn, batches, store, writer)
+    return loop.train(length, state, step_fn, batches, store, writer, examine)
 
 
 def _export(context, frozen, params, compared) -> dict[str, Any]:
@@ -227,7 +245,9 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
         base_name=context.settings.student.path,
     )
     merge = functools.partial(lora.merge, scale=_scale(context), dtype=dtype)
-    merged = jax.jit(merge)(frozen, params)
+    # Into the weights as they were before they were in 8 bits.
+    base = context.load('student', stacked=True).params
+    merged = jax.jit(merge)(base, params)
     joined = lora.join(frozen, params)
   else:
     merged = joined = params

@@ -14,7 +14,7 @@ import numpy as np
 
 from palign_jax.checkpoints import store as store_lib
 from palign_jax.core import errors, progress
-from palign_jax.training import step as step_lib
+from palign_jax.training import diagnosis, step as step_lib
 
 Batch = Mapping[str, np.ndarray]
 
@@ -79,6 +79,7 @@ def train(
     batches: Batches,
     store: store_lib.CheckpointStore,
     metrics: Metrics,
+    examine: diagnosis.Examine | None = None,
 ) -> step_lib.TrainState:
   """Trains on from the latest checkpoint of `store`, or from `state`.
 
@@ -89,6 +90,8 @@ def train(
     batches: The data; at least as many as the steps left.
     store: Where checkpoints go.
     metrics: Gets the scalars of every step that is logged or saved.
+    examine: (state, batch) -> what of a failed step is not finite, for the
+      message.
 
   Returns:
     The state after `num_steps`, which is also the last checkpoint.
@@ -117,11 +120,11 @@ def train(
       clock.count(batch)
       # Looks at the step before, while this one runs.
       if before is not None:
-        _check(step - 1, before, names)
-      before, last = scalars, step == config.num_steps
+        _check(step - 1, *before, state, names, examine)
+      before, last = (scalars, batch), step == config.num_steps
       save = last or step % config.save_every == 0
       if save or step % config.log_every == 0:
-        host = _check(step, scalars, names)
+        host = _check(step, scalars, batch, state, names, examine)
         metrics.write(step, host | clock.rates())
         save = save or _due(saved_at, config.save_every_s)
       if save:  # Only ever a state whose loss was looked at.
@@ -149,18 +152,27 @@ def _names(params: Any) -> list[str]:
 
 
 def _check(
-    step: int, scalars: Mapping[str, jax.Array], names: list[str]
+    step: int,
+    scalars: Mapping[str, jax.Array],
+    batch: Batch,
+    state: step_lib.TrainState,
+    names: list[str],
+    examine: diagnosis.Examine | None,
 ) -> dict[str, float]:
   """Returns the scalars on the host, or raises if they are not finite."""
   host = {k: float(v) for k, v in jax.device_get(dict(scalars)).items()}
   leaf = int(host.pop('bad_leaf', -1))
   if math.isfinite(host['loss']) and math.isfinite(host['grad_norm']):
     return host
-  where = f', first in the gradient of {names[leaf]}' if leaf >= 0 else ''
+  ids = getattr(batch, 'ids', ())
+  # A failed step changes nothing, so that it can be looked at afterwards.
+  finding = diagnosis.Finding(None, tuple(range(len(ids))))
+  finding = examine(state, batch) if examine else finding
+  where = diagnosis.text(finding, ids, names[leaf] if leaf >= 0 else None)
   raise NonFiniteError(
       f'Loss is {host["loss"]} and gradient norm {host["grad_norm"]} at step'
-      f' {step}{where}; lower optim.peak_lr, or look at that batch.  The'
-      ' latest checkpoint is from before this step.'
+      f' {step}{where and ", " + where}; lower config.sft.optim.peak_lr, or'
+      ' look at those rows.  The latest checkpoint is from before this step.'
   )
 
 

@@ -94,14 +94,14 @@ def abstract_batch(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes and places of a batch as `compile` passes it on."""
   shape = num_microbatches, num_rows, max_tokens
-  where = _by_row(mesh)
+  where = _by_token(mesh)
   make = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
   ints = ('tokens', 'positions', 'segments')
   return {**{k: make(jnp.int32) for k in ints}, 'weights': make(jnp.float32)}
 
 
-def _by_row(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  spec = jax.sharding.PartitionSpec(None, *mesh_lib.ROWS)
+def _by_token(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  spec = jax.sharding.PartitionSpec(None, *mesh_lib.TOKENS)
   return jax.sharding.NamedSharding(mesh, spec)
 
 
@@ -124,11 +124,13 @@ def make(
     optimizer: optax.GradientTransformation,
     rate: optim.Schedule,
     clip_norm: float,
+    where: Any = None,
 ) -> Callable[..., tuple[TrainState, Scalars]]:
   """Returns the pure step: (frozen, state, batch) -> (state, scalars).
 
   `frozen` holds the weights that are not trained, in any dtype ({} if all
-  are); the arrays of `batch` are [microbatch, B, T].
+  are); the arrays of `batch` are [microbatch, B, T].  Gradients are kept where
+  the shardings in `where` say, a tree like that of what is trained.
   """
 
   def step(frozen: decoder.Params, state: TrainState, batch: loss_lib.Batch):
@@ -141,9 +143,11 @@ def make(
       )
       return total * per_weight
 
-    loss, grads = _accumulate(
-        jax.value_and_grad(objective), state.params, batch
-    )
+    def value_and_grad(params, micro):
+      loss, grads = jax.value_and_grad(objective)(params, micro)
+      return loss, _place(grads, where)
+
+    loss, grads = _accumulate(value_and_grad, state.params, batch)
     squares = jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(grads)])
     norm = jnp.sqrt(jnp.sum(squares))
     scale = jnp.minimum(jnp.float32(1), jnp.float32(clip_norm) / norm)
@@ -167,6 +171,12 @@ def make(
     return jax.tree.map(keep, new, state), scalars
 
   return step
+
+
+def _place(tree: Any, where: Any) -> Any:
+  if where is None:
+    return tree
+  return jax.tree.map(jax.lax.with_sharding_constraint, tree, where)
 
 
 def _accumulate(value_and_grad, params, batch: loss_lib.Batch):
@@ -217,26 +227,52 @@ def compile(
     config: How a batch is split.
     frozen: See `make`.
     state: Gives the shardings of the state that comes out; not consumed.
-    mesh: Its axes 'data' and 'fsdp' split the rows; None for one device.
+    mesh: See `place`; None for one device.
   """
   jitted = jit(pure, state)
-  by_row = _by_row(mesh) if mesh else None
-  num_ways = mesh_lib.num_row_shards(mesh) if mesh else 1
 
   def run(state, batch):
-    return jitted(frozen, state, {k: place(v) for k, v in batch.items()})
-
-  def place(x: np.ndarray) -> Array:
-    num_rows, parts = len(x), config.num_microbatches * num_ways
-    if num_rows % parts:
-      raise errors.ConfigError(
-          f'A batch of {num_rows} rows does not split into'
-          f' {config.num_microbatches} microbatches over {num_ways} devices;'
-          f' make batch_size a multiple of {parts}.'
-      )
-    x = x.reshape(config.num_microbatches, -1, x.shape[-1])
-    if by_row is None:
-      return jnp.asarray(x)
-    return jax.make_array_from_callback(x.shape, by_row, lambda at: x[at])
+    return jitted(frozen, state, place(batch, config, mesh))
 
   return run
+
+
+def place(
+    batch: Mapping[str, np.ndarray],
+    config: StepConfig,
+    mesh: jax.sharding.Mesh | None,
+) -> dict[str, Array]:
+  """Returns the arrays [microbatch, B, T] of a batch on the devices.
+
+  Args:
+    batch: Arrays [B, T], whole on every host.
+    config: How it is split into microbatches.
+    mesh: Rows lie over its data and fsdp, tokens over sequence.
+
+  Raises:
+    ConfigError: If rows or tokens do not split so.
+  """
+  num_ways = mesh_lib.num_row_shards(mesh) if mesh else 1
+  num_parts = mesh_lib.num_parts(mesh)
+  num_rows, width = batch['tokens'].shape
+  parts = config.num_microbatches * num_ways
+  if num_rows % parts:
+    raise errors.ConfigError(
+        f'A batch of {num_rows} rows does not split into'
+        f' {config.num_microbatches} microbatches over {num_ways} devices;'
+        f' make config.sft.batch_size a multiple of {parts}.'
+    )
+  if width % num_parts:
+    raise errors.ConfigError(
+        f'Rows of {width} tokens do not split over config.mesh.sequence ='
+        f' {num_parts}; make config.sft.max_tokens a multiple of it.'
+    )
+
+  def put(x: np.ndarray) -> Array:
+    x = x.reshape(config.num_microbatches, -1, width)
+    if mesh is None:
+      return jnp.asarray(x)
+    where = _by_token(mesh)
+    return jax.make_array_from_callback(x.shape, where, lambda at: x[at])
+
+  return {k: put(v) for k, v in batch.items()}

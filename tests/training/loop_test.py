@@ -6,7 +6,7 @@ import pytest
 
 from palign_jax.checkpoints import store as store_lib
 from palign_jax.core import errors, jsonl
-from palign_jax.training import data, loop, metrics
+from palign_jax.training import data, diagnosis, loop, metrics, step
 from tests.training import tiny
 
 EXAMPLES = [tiny.example(i, 5 + i % 9) for i in range(30)]
@@ -20,6 +20,11 @@ def batches(num_epochs=9):
 @pytest.fixture(scope='module')
 def step_fn():
   return tiny.stepper(tiny.start(tiny.params()), {})
+
+
+def examine(state, batch):
+  arrays = step.place(batch, step.StepConfig(1), None)
+  return diagnosis.examine(state.params, tiny.MODEL, arrays, tiny.LOSS)
 
 
 def run(
@@ -44,6 +49,7 @@ def run(
         stream or batches(),
         store,
         writer,
+        examine,
     )
   return jax.device_get(state)
 
@@ -84,8 +90,9 @@ class Poisoned(data.PackedBatches):
 
   def __iter__(self):
     for number, batch in enumerate(super().__iter__(), 1):
-      bad = np.full_like(batch['weights'], np.nan)
-      yield batch | {'weights': bad} if number >= self.first_bad else batch
+      if number >= self.first_bad:
+        batch['weights'][:] = np.nan
+      yield batch
 
 
 def poisoned():
@@ -94,7 +101,7 @@ def poisoned():
 
 @pytest.mark.parametrize('log_every', [1, 100])
 def test_nan_stops_the_run_and_is_never_saved(tmp_path, step_fn, log_every):
-  message = r'Loss is nan and .* at step 4, first in the gradient of embed/t'
+  message = r'Loss is nan and .* at step 4, first in the loss, in the rows of e'
   with pytest.raises(loop.NonFiniteError, match=message):
     run(tmp_path, 9, step_fn, poisoned(), log_every, save_every=3)
   assert [step for step, _, _ in losses(tmp_path)] == (

@@ -96,10 +96,19 @@ def nearest(search: Search, made: Made) -> tuple[Changes, Made] | None:
   found = _alone(search, {}, made)
   if found is not None:
     return found
+  failing = [name for name in made if not fits(made[name])]
   for changes in _meshes(search):
     logging.info('Trying %s.', told_of(changes))
-    remade = {name: search.make(changes, name) for name in made}
-    found = _alone(search, changes, remade)
+    first = {name: search.make(changes, name) for name in failing}
+    found = _alone(search, changes, first)
+    if found is not None:
+      others = [name for name in made if name not in failing]
+      if any(field.startswith('mesh.') for field in changes):
+        rest = {name: search.make(found[0], name) for name in others}
+      else:  # Nothing but training knows of it.
+        rest = {name: made[name] for name in others}
+      both = rest | found[1]
+      found = _alone(search, found[0], {name: both[name] for name in made})
     if found is not None:
       return found
     if search.left <= 0:

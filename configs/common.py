@@ -59,6 +59,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.95,
       repetition_penalty=1.0,
       max_tokens=16_384,
+      stop=(),
   )
   config.truncate = dict(
       search='binary',
@@ -85,6 +86,7 @@ def base() -> ml_collections.ConfigDict:
           top_p=0.9,
           repetition_penalty=1.05,
           max_tokens=1024,
+          stop=(),
           limit_s=10.0,
       ),
       yardstick=dict(traces=0, cuts=4, k=4),  # No traces: off.
@@ -97,6 +99,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=8192,
+      stop=(),
   )
   config.assemble = dict(
       keep='first',
@@ -142,6 +145,7 @@ def base() -> ml_collections.ConfigDict:
       top_p=0.9,
       repetition_penalty=1.05,
       max_tokens=16_384,
+      stop=(),
   )
   config.grade = dict(limit_s=10.0, resamples=10_000)
   config.report = dict()

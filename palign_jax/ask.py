@@ -18,8 +18,6 @@ from palign_jax.parallel import compiled
 from palign_jax.sampling import loops, sampler as sampler_lib
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 
-_LOOPS = loops.LoopRule(max_period=64, min_repeats=4, min_span=128)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Answers the question of the command line; returns the exit code."""
@@ -29,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       sys.stdout.write(text)
       sys.stdout.flush()
     sys.stdout.write('\n')
-  except errors.PalignError as e:
-    print(f'error: {e}', file=sys.stderr)
+  except (errors.PalignError, OSError) as e:
+    print(f'error: {errors.line(e)}', file=sys.stderr)
     return 1
   return 0
 
@@ -50,6 +48,10 @@ def answer(args: argparse.Namespace) -> Iterator[str]:
       top_k=0,
       repetition_penalty=args.repetition_penalty,
   )
+  if '' in args.stop:
+    raise errors.ConfigError(
+        "--stop '': an empty text stops at once; name one, or leave it out."
+    )
   user = prompts.answer(args.prompt, args.question)
   dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
   model = hf_import.load(args.model, dtype=dtype)
@@ -72,8 +74,10 @@ def answer(args: argparse.Namespace) -> Iterator[str]:
       vocab_limit=tokenizer.size,
       max_positions=model.max_positions,
       sampling=sampling,
-      loop_rule=_LOOPS,
+      loop_rule=loops.DEFAULT,
       prefill_tokens=1,
+      stop_strings=args.stop,
+      tokenizer=tokenizer,
   )
   request = sampler_lib.Request(
       id='question',
@@ -81,10 +85,7 @@ def answer(args: argparse.Namespace) -> Iterator[str]:
       key=keys.fold(args.seed, 'ask'),
       max_tokens=min(args.max_tokens, room),
   )
-  streamer = tokenizer_lib.Streamer(tokenizer)
-  for token in sampler.stream(request):
-    yield streamer.push(token)
-  yield streamer.finish()
+  yield from sampler.stream(request)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
   add('--top_p', type=float, default=0.9, help='1 keeps all')
   add('--repetition_penalty', type=float, default=1.0, help='1 is none')
   add('--max_tokens', type=int, default=4096, help='of the answer')
+  add(
+      '--stop',
+      action='append',
+      default=[],
+      metavar='TEXT',
+      help='where the answer ends, without it; may be given again',
+  )
   add('--seed', type=int, default=0, help='another seed, another answer')
   return parser
 

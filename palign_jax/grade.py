@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
           graded[path] = samples.grade(rows, grader, advance=advance)
         jsonl.write(_graded_path(path), graded[path])
     _print(files, graded)
-  except errors.PalignError as e:
-    print(f'error: {e}', file=sys.stderr)
+  except (errors.PalignError, OSError) as e:
+    print(f'error: {errors.line(e)}', file=sys.stderr)
     return 1
   return 0
 

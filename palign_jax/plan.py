@@ -18,10 +18,10 @@ from ml_collections import config_flags
 
 from palign_jax.core import command
 from palign_jax.planning import (
-  report,
-  search as search_lib,
-  steps,
-  topology as topology_lib,
+    report,
+    search as search_lib,
+    steps,
+    topology as topology_lib,
 )
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+import threading
 from typing import Any
 
 from etils import epath
@@ -14,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from configs import common
 from palign_jax.checkpoints import hf_export, hf_import
-from palign_jax.core import jsonl
+from palign_jax.core import jsonl, stopping
 from palign_jax.models import config as config_lib, decoder
 from palign_jax.parallel import mesh as mesh_lib
 
@@ -105,24 +106,8 @@ def model_folder(
     `path`.
   """
   path = epath.Path(path)
-  config = config_lib.ModelConfig(
-      **{
-          'vocab_size': 352,  # The tokenizer has 320.
-          'num_layers': 2,
-          'embed_dim': 32,
-          'num_heads': 4,
-          'num_kv_heads': 2,
-          'head_dim': 8,
-          'mlp_dim': 48,
-          'norm_eps': 1e-6,
-          'rope_theta': 1e4,
-          'rope_scaling': None,
-          'qkv_bias': True,
-          'qk_norm': False,
-          'tied': False,
-          **numbers,
-      }
-  )
+  # The tokenizer has 320.
+  config = model_config(**{'vocab_size': 352, 'head_dim': 8, **numbers})
   rng = np.random.default_rng(seed)
   draw = lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32)
   params = jax.tree.map(draw, decoder.abstract(config, jnp.dtype('float32')))
@@ -149,6 +134,56 @@ def model_folder(
   source = tokenizer_folder(path.with_name(path.name + '_tokenizer'))
   hf_export.save(path, model, tokenizer_folder=source, dtype=jnp.float32)
   return path
+
+
+def model_config(**numbers: Any) -> config_lib.ModelConfig:
+  """Returns a tiny Qwen2, but for the numbers that are named."""
+  tiny = {
+      'vocab_size': 64,
+      'num_layers': 2,
+      'embed_dim': 32,
+      'num_heads': 4,
+      'num_kv_heads': 2,
+      'head_dim': 16,
+      'mlp_dim': 48,
+      'norm_eps': 1e-6,
+      'rope_theta': 1e4,
+      'rope_scaling': None,
+      'qkv_bias': True,
+      'qk_norm': False,
+      'tied': False,
+  }
+  return config_lib.ModelConfig(**{**tiny, **numbers})
+
+
+class Peers:
+  """One of several processes, which are threads of this one."""
+
+  def __init__(self, index: int, count: int, said: list, barrier):
+    self.index, self.count = index, count
+    self._said, self._barrier = said, barrier
+
+  @classmethod
+  def team(cls, count: int) -> list['Peers']:
+    """Returns all of them."""
+    said, barrier = [None] * count, threading.Barrier(count, timeout=60)
+    return [cls(i, count, said, barrier) for i in range(count)]
+
+  def gather(self, value: Any, at: str) -> list[Any]:
+    """Returns all values, once all have come to the same place."""
+    self._said[self.index] = (at, value)
+    self._barrier.wait()
+    said = list(self._said)
+    self._barrier.wait()
+    self.check()
+    return [value for _, value in said]
+
+  def check(self) -> None:
+    """Raises if the process is to end."""
+    stopping.check()
+
+  def leave(self, code: int, reason: str) -> None:
+    """Nobody listens."""
 
 
 def one_device() -> jax.sharding.Mesh:

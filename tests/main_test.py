@@ -12,7 +12,7 @@ from etils import epath
 import pytest
 
 from palign_jax import main
-from palign_jax.core import errors, jsonl
+from palign_jax.core import errors, jsonl, peers
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -356,6 +356,24 @@ def test_a_full_disk_loses_nothing(config, tmp_path, monkeypatch, place):
   assert not list((tmp_path / 'run').rglob('.*.tmp'))
   main.run(config, tmp_path / 'run', ['teach'])
   assert len(jsonl.read(tmp_path / 'run/teach/traces.jsonl')) == 5
+
+
+class Second(peers.Alone):
+  """The second of two processes; the first has opened another folder."""
+
+  index, count = 1, 2
+
+  def gather(self, value, at):
+    return ['0123456789abcdef', value]
+
+
+def test_hosts_that_see_different_folders(config, tmp_path):
+  before = snapshot(tmp_path)
+  message = '2 processes need one that all of them share'
+  with pytest.raises(errors.ConfigError, match=message) as e:
+    main.run(config, tmp_path / 'run', ['teach'], Second())
+  assert '\n' not in str(e.value)
+  assert snapshot(tmp_path) == before
 
 
 def program(*flags, max_kib='unlimited'):

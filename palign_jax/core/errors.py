@@ -19,3 +19,10 @@ class DataError(PalignError):
 
 class CheckpointError(PalignError):
   """A model folder or training checkpoint that does not fit."""
+
+
+def line(error: PalignError | OSError) -> str:
+  """Returns what to tell of it, also of a file that the system refuses."""
+  if isinstance(error, OSError):
+    return f'{error.filename or "a file"}: {error.strerror or error}.'
+  return str(error)

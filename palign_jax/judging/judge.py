@@ -39,7 +39,7 @@ class Scorer(Protocol):
     """Returns which trunks fit the memory together."""
 
   def open(self, trunks: Sequence[Sequence[int]]) -> Any:
-    """Returns a batch, which scores probes."""
+    """Returns a batch, which scores probes and can `release` its memory."""
 
 
 class LabelJudge:
@@ -164,7 +164,7 @@ class LabelJudge:
       ]
       advance(len(probes))
       cuts = [(readings[i].trace, length) for i, length in places]
-      return self._decide(cuts, verdicts)
+      return self._decide(batch, cuts, verdicts)
 
     searches = {reading.trace.id: begin(reading) for reading in readings}
     return search_lib.drive(searches, ask)
@@ -203,11 +203,14 @@ class LabelJudge:
         abstained=abstained,
     )
 
-  def _decide(self, cuts, verdicts) -> list[search_lib.Verdict]:
+  def _decide(self, batch, cuts, verdicts) -> list[search_lib.Verdict]:
     """Lets the verifier decide where the labels abstained."""
-    if self._verifier is None:
-      return verdicts
     open_ = [i for i, verdict in enumerate(verdicts) if verdict.abstained]
+    if self._verifier is None or not open_:
+      return verdicts
+    # The sampler takes what memory the trunks were given.  They are read again
+    # if the search goes on: a curve does not, and to halve takes few rounds.
+    batch.release()
     proofs = self._verifier.judge([cuts[i] for i in open_])
     for i, proof in zip(open_, proofs, strict=True):
       verdicts[i] = dataclasses.replace(

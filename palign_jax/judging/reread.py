@@ -37,6 +37,9 @@ class RereadBatch:
   def __init__(self, scorer: RereadScorer, trunks: Sequence[Sequence[int]]):
     self._scorer, self._trunks = scorer, trunks
 
+  def release(self) -> None:
+    """Does nothing: nothing is kept."""
+
   def score(self, probes: Sequence[trunk_scorer.Probe]) -> np.ndarray:
     """Returns log p(yes) - log p(no) of each, float32, in nats."""
     return self._scorer.read(

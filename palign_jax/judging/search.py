@@ -1,8 +1,8 @@
 """Searches for the shortest prefix that a judge calls sufficient.
 
 A search is a generator: it yields the lengths (in sentences) it wants judged,
-is sent their verdicts, and returns a `Cut`.  `lockstep` runs one per trace so
-that a round of all of them is one call of the judge.
+is sent their verdicts, and returns a `Cut`.  `drive` runs one per trace so that
+a round of all of them is one call of the judge.
 
 Sources: `binary` is `find_minimal_sufficient_prefix` of src/binary_search.py in
 the reference repository (4ddef39), probe for probe; `paper` is Eq. 6 and 7.
@@ -147,29 +147,19 @@ def find(name: str, pick: rules.Pick = rules.first) -> Callable[[int], Search]:
   )
 
 
-def lockstep(
-    num_sentences: Mapping[str, int],
-    search: Callable[[int], Search],
+def drive(
+    searches: Mapping[str, Search],
     judge: Callable[[Sequence[Probe]], Sequence[Verdict]],
 ) -> dict[str, Found]:
   """Searches all traces together, one call of the judge per round.
 
   Args:
-    num_sentences: Length of each trace by id, in sentences, at least 1.
-    search: One of `SEARCHES`.
+    searches: By the trace's id; none has begun.
     judge: Answers a round of probes, in order.
 
   Returns:
     What was found for each trace, by id.
   """
-  return drive({id_: search(n) for id_, n in num_sentences.items()}, judge)
-
-
-def drive(
-    searches: Mapping[str, Search],
-    judge: Callable[[Sequence[Probe]], Sequence[Verdict]],
-) -> dict[str, Found]:
-  """Runs searches that have not begun, one call of the judge per round."""
   verdicts: dict[str, dict[int, Verdict]] = {id_: {} for id_ in searches}
   found, wanted = {}, {}
 

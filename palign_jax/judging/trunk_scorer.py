@@ -23,6 +23,7 @@ import numpy as np
 from palign_jax.core import errors
 from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import memory, mesh as mesh_lib
+from palign_jax.sampling import buckets
 
 _CHUNK = 128  # Tokens of a trunk that are read together.
 _FORKS = 16  # Of one trunk that are read together, if it has many.
@@ -58,8 +59,8 @@ class OutOfMemory(Exception):
 
 
 def capacity(length: int) -> int:
-  """Returns how many tokens are kept room for: 256, 512, 1024, ..."""
-  return max(256, 1 << max(length - 1, 1).bit_length())
+  """Returns how many tokens are kept room for: 256, 512, 768, 1024, ..."""
+  return max(256, buckets.capacity(length))
 
 
 def fork_width(length: int) -> int:
@@ -384,8 +385,16 @@ class Batch:
     # Trunk i is row i // shards of shard i % shards: by length they are even.
     self._num_rows = _power(-(-len(trunks) // shards))
     self._read = np.zeros(len(trunks), np.int64)  # Chunks of each so far.
+    self._open()
+
+  def _open(self) -> None:
     with _guard():
-      self._cache = scorer._cache(self._num_rows, self._size)
+      self._cache = self._scorer._cache(self._num_rows, self._size)
+
+  def release(self) -> None:
+    """Lets go of what was read; the next probes read their trunks anew."""
+    self._cache = None
+    self._read[:] = 0
 
   def score(self, probes: Sequence[Probe]) -> np.ndarray:
     """Returns log p(yes) - log p(no) of each, float32, in nats.
@@ -396,6 +405,8 @@ class Batch:
     for probe in probes:
       if probe.anchor > len(self._trunks[probe.trunk]):
         raise ValueError(f'{probe}: its trunk ends before the anchor.')
+    if self._cache is None:
+      self._open()
     with _guard():
       self._grow(probes)
       margins = self._forks(probes)

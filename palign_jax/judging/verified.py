@@ -75,7 +75,6 @@ class Verifier:
     self._k, self._pass_rate = k, pass_rate
     self._max_tokens, self._max_positions = max_tokens, max_positions
     self.num_tokens = 0  # Read and drawn.
-    self.num_rollouts = 0
 
   def judge(
       self,
@@ -121,11 +120,10 @@ class Verifier:
       self.num_tokens += len(completion.tokens)
       if completion.finish_reason == _ENDED:
         trace, length = cuts[names[completion.id]]
-        text = self._tokenizer.decode(completion.tokens)
+        text = completion.decoded(self._tokenizer)
         text = self._writing.graded(trace.prefix(length), text)
         ended.append(names[completion.id])
         items.append((trace.answer, text))
-    self.num_rollouts += len(requests)
     verdicts = self._grader.grade(items)
     return [(i, v.correct) for i, v in zip(ended, verdicts, strict=True)]
 

@@ -120,6 +120,12 @@ def logical_axes(
   return {**_axes(nnx.state(ends, nnx.Param)), 'layers': stack}
 
 
+@functools.lru_cache(maxsize=64)
+def _splitter(where: NamedSharding | None):
+  """Returns what splits a stack; kept, as what it compiles goes with it."""
+  return jax.jit(tuple, out_shardings=where)
+
+
 def unstack(params: Params, *, consume: bool = False) -> Params:
   """Returns the same weights with `layers` as a tuple, one tree per layer.
 
@@ -141,7 +147,7 @@ def unstack(params: Params, *, consume: bool = False) -> Params:
       where = NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
     else:
       where = None
-    parts = jax.jit(lambda x: tuple(x), out_shardings=where)(x)
+    parts = _splitter(where)(x)
     if consume:
       jax.block_until_ready(parts)
       x.delete()

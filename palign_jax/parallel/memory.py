@@ -9,6 +9,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 import numpy as np
 
+from palign_jax.core import errors
+
 GIB = 2**30
 _SHARE = 0.9  # Of what there is; the rest is for what no program accounts for.
 _CGROUPS = (
@@ -24,6 +26,9 @@ def budget(gib: float, mesh: Mesh) -> int:
     gib: What the config says; 0 for nine tenths of what there is: the
       device's memory, or on a CPU its share of the process's limit.
     mesh: The devices.
+
+  Raises:
+    ConfigError: If it is 0 and the device does not tell what it has.
   """
   device = mesh.local_devices[0]
   if gib:
@@ -31,8 +36,15 @@ def budget(gib: float, mesh: Mesh) -> int:
   elif device.platform == 'cpu':
     here = int(_SHARE * _host_limit() / len(mesh.local_devices))
   else:
-    here = int(_SHARE * device.memory_stats()['bytes_limit'])
-  if jax.process_count() == 1:
+    stats = device.memory_stats() or {}
+    if 'bytes_limit' not in stats:
+      raise errors.ConfigError(
+          f'config.compute.memory_gib is 0, and {device.device_kind} does not'
+          ' tell how much memory it has; set it to the GiB that judging may'
+          ' take on a device.'
+      )
+    here = int(_SHARE * stats['bytes_limit'])
+  if not mesh.is_multi_process:
     return here
   mib = np.int32(here >> 20)  # Bytes would not fit JAX's integers.
   return int(np.min(multihost_utils.process_allgather(mib))) << 20

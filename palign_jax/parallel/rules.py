@@ -87,9 +87,7 @@ def sharding(
   return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def tree_shardings(
-    abstract: Any, axes: Any, mesh: Mesh | AbstractMesh
-) -> Any:
+def tree_shardings(abstract: Any, axes: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Returns where each array of a tree lives.
 
   Args:

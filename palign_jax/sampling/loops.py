@@ -30,6 +30,10 @@ class LoopRule:
       )
 
 
+# A block of up to 64 tokens, 4 times and over 128 tokens: no honest text.
+DEFAULT = LoopRule(max_period=64, min_repeats=4, min_span=128)
+
+
 class Detector:
   """Watches one completion; the split of its tokens into calls is no matter."""
 

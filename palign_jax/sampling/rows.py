@@ -33,13 +33,17 @@ class Completion:
       wholly before the string.
     finish_reason: A stop token or string, the limit, or a loop.
     text: Up to the stop string, which may begin within a token; None where
-      there are no stop strings.
+      the sampler has no tokenizer.
   """
 
   id: str
   tokens: tuple[int, ...]
   finish_reason: FinishReason
   text: str | None = None
+
+  def decoded(self, tokenizer: tokenizer_lib.Tokenizer) -> str:
+    """Returns `text`, decoded if nobody has read it yet."""
+    return tokenizer.decode(self.tokens) if self.text is None else self.text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Ends:
     stop_ids: It ends before any of these tokens.
     loop_rule: When it counts as looping; None for never.
     stop_strings: Its text ends before the first of these that appears.
-    tokenizer: Turns tokens to text; needed for stop strings alone.
+    tokenizer: Turns tokens to text as they come; stop strings need it.
   """
 
   stop_ids: frozenset[int]
@@ -79,7 +83,7 @@ class Row:
     self.finish_reason: FinishReason | None = None
     self._ends = ends
     self._detector = ends.loop_rule and loops.Detector(ends.loop_rule)
-    self._text = _Text(ends) if ends.stop_strings else None
+    self._text = _Text(ends) if ends.tokenizer else None
 
   @property
   def left(self) -> int:
@@ -116,6 +120,10 @@ class Row:
     if not self.left and not self.finish_reason:
       self.finish_reason = 'length'
     return used
+
+  def text(self) -> str:
+    """Returns what is certain to be in the completion's text."""
+    return self._text.finish() if self.finish_reason else self._text.certain()
 
   def completion(self) -> Completion:
     """Returns the completion of a row that is done."""
@@ -161,6 +169,12 @@ class _Text:
     whole = [n for n in self._lengths if n <= place]
     # Later tokens of the same length hold half a character of what follows.
     return whole.index(whole[-1]) + 1 if whole and whole[-1] else 0
+
+  def certain(self) -> str:
+    """Returns the text but for an end that may begin a stop string."""
+    starts = {s[:n] for s in self._strings for n in range(1, len(s))}
+    held = max((len(s) for s in starts if self._text.endswith(s)), default=0)
+    return self._text[: len(self._text) - held]
 
   def finish(self) -> str:
     """Returns the text."""

@@ -98,7 +98,7 @@ class Sampler:
         64 per group of devices always are.
       lora_scale: alpha / rank of the adapters.
       stop_strings: A completion's text ends before any of them.
-      tokenizer: Needed for stop strings alone.
+      tokenizer: Stop strings and `stream` need it.
       attention: Who computes it, one of `kernels.NAMES`.
 
     Raises:
@@ -167,13 +167,17 @@ class Sampler:
           100 * self.useful,
       )
 
-  def stream(self, request: Request) -> Iterator[int]:
-    """Yields the tokens that `run` would return, a few at a time."""
+  def stream(self, request: Request) -> Iterator[str]:
+    """Yields the text that `run` would return, piece by piece.
+
+    The sampler must have a tokenizer.
+    """
     self._check(request)
     num_shown = 0
     for row in self._travel([request], 4):
-      yield from row.tokens[num_shown:]
-      num_shown = len(row.tokens)
+      text = row.text()
+      yield text[num_shown:]
+      num_shown = len(text)
 
   @property
   def useful(self) -> float:
@@ -219,6 +223,7 @@ class _Journey:
     self._longest = max(self._need(r, r.max_tokens) for r in requests)
     first = max(self._need(r, min(r.max_tokens, _AHEAD)) for r in requests)
     self._capacity = self._bucket(first)
+    self._size = size  # Of the cache.
     self._cache = s._new_cache(num_rows=size, capacity=self._capacity)
     self._seen = None
     if s._penal:
@@ -311,8 +316,7 @@ class _Journey:
       self._seen = steps.admit(self._seen, rows, marks, mesh=self._s._mesh)
 
   def _note(self, name: str, *sizes: int) -> None:
-    place = self.slots.size, self._capacity
-    self._s.programs.add((name, *place, *sizes))
+    self._s.programs.add((name, self._size, self._capacity, *sizes))
 
   def _reach(self, length: int) -> None:
     """Grows the cache, if need be, to hold so many tokens per row."""
@@ -324,8 +328,9 @@ class _Journey:
 
   def _move(self, rows: list[int], capacity: int) -> None:
     """Takes some rows, numbered as their shards do, to a new cache."""
-    self._capacity = capacity
-    self._note('move')
+    before = self._size, self._capacity
+    self._size, self._capacity = len(rows), capacity
+    self._note('move', *before)
     self._cache, self._seen = steps.move(
         self._cache,
         self._seen,

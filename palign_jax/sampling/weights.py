@@ -7,10 +7,11 @@ too.  So on a CPU the kernels are kept as [out, in], which is a second copy of
 them there; elsewhere weights that are unstacked are taken as they lie.
 """
 
+import functools
 import math
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from palign_jax.models import config as config_lib, decoder
 
@@ -23,32 +24,29 @@ def pack(params: decoder.Params, platform: str) -> decoder.Params:
   if platform != 'cpu':
     return params
 
-  def place(path, x):
+  def place(x, into):
     if not isinstance(x.sharding, NamedSharding):
       return x.sharding
     mesh, axes = x.sharding.mesh, x.sharding.spec
     axes = (*axes, *(None,) * (x.ndim - len(axes)))
-    into = _num_inputs(path)
-    if into:  # Of axes that are put together only the first is ever split.
-      axes = (axes[into], axes[0])
-    return NamedSharding(mesh, PartitionSpec(*axes))
+    # Of axes that are put together only the first is ever split.
+    return NamedSharding(mesh, PartitionSpec(axes[into], axes[0]))
 
   def turn(path, x):
     into = _num_inputs(path)
-    return x.reshape(math.prod(x.shape[:into]), -1).T if into else x
+    return _turner(into, place(x, into))(x) if into else x
 
-  # Only what is turned: the rest is passed on as it lies.
-  over = jax.tree_util.tree_map_with_path
-  is_kernel = lambda path: _num_inputs(path) > 0
-  where = over(lambda p, x: place(p, x) if is_kernel(p) else None, params)
-  some = over(lambda p, x: x if is_kernel(p) else None, params)
-  turned = jax.jit(lambda tree: over(turn, tree), out_shardings=where)(some)
-  return over(
-      lambda p, x, new: new if is_kernel(p) else x,
-      params,
-      turned,
-      is_leaf=lambda x: x is None,
-  )
+  return jax.tree_util.tree_map_with_path(turn, params)
+
+
+@functools.lru_cache(maxsize=64)
+def _turner(into: int, where: Sharding):
+  """Returns what turns a kernel; kept, as what it compiles goes with it."""
+
+  def turn(x):
+    return x.reshape(math.prod(x.shape[:into]), -1).T
+
+  return jax.jit(turn, out_shardings=where)
 
 
 def unpack(

@@ -1,10 +1,11 @@
 """The judges that a config asks for, made of the student."""
 
+from collections.abc import Sequence
 import contextlib
 import functools
 from typing import Any
 
-from palign_jax.core import errors
+from palign_jax.core import errors, parts as parts_lib
 from palign_jax.grading import verify
 from palign_jax.judging import (
     calibration as calibration_lib,
@@ -29,6 +30,7 @@ _LABEL_ROOM = 8  # Tokens of a label, at most.
 def check(context: context_lib.Context) -> None:
   """Raises if the judges cannot be made, without loading a weight."""
   t, student = context.settings.truncate, context.describe('student')
+  context.check_rows()
   search.find(t.search)
   if t.verdict != 'generate' or t.yardstick.traces:
     labels.find(student.tokenizer)
@@ -97,7 +99,7 @@ class Judges:
       in_doubt = t.abstained == 'verify' and t.abstain > 0
       return self._labels(self.calibration, self.verifier if in_doubt else None)
     return reply.GenerateJudge(
-        self._context.sampler(self._student, _drawing(t, 1, 1.0)),
+        self._context.sampler(self._student, _drawing(t, 1, 1.0, ())),
         self._student.tokenizer,
         self._settings.prompts.judge,
         seed=self._settings.seed,
@@ -118,7 +120,7 @@ class Judges:
     )
     return verified.Verifier(
         self._context.sampler(
-            self._student, _drawing(v, v.k, v.repetition_penalty)
+            self._student, _drawing(v, v.k, v.repetition_penalty, v.stop)
         ),
         self._student.tokenizer,
         self._stack.enter_context(grader),
@@ -147,40 +149,52 @@ class Judges:
   def _scorer(self) -> judge_lib.Scorer:
     compute, student = self._settings.compute, self._student
     model = student.params, student.model.config
-    same = dict(
-        mesh=self._context.mesh,
-        dtype=student.dtype,
-        attention=compute.attention,
-    )
+    mesh = self._context.local_mesh
+    same = dict(mesh=mesh, dtype=student.dtype, attention=compute.attention)
     if not compute.shared_trunk:
       return reread.RereadScorer(
           scorer_lib.Scorer(*model, max_tokens=compute.judge_tokens, **same)
       )
     return trunk_scorer.TrunkScorer(
         *model,
-        budget=memory.budget(compute.memory_gib, self._context.mesh),
+        budget=memory.budget(compute.memory_gib, mesh),
         judge_tokens=compute.judge_tokens,
         **same,
     )
 
-  def facts(self, clock: context_lib.Clock) -> dict[str, Any]:
-    """Returns what the summary says of judging itself."""
-    compute, tokens = self._settings.compute, self.chosen.num_tokens
+  def taken(self) -> parts_lib.Tally:
+    """Returns the tokens of all kinds that judging has taken so far."""
+    tokens = self.chosen.num_tokens
+    if 'verifier' in self.__dict__:
+      tokens += self.verifier.num_tokens
+    taken = {'tokens': tokens, 'prompt_tokens': self.chosen.prompt_tokens}
+    if self._t.verdict != 'generate':
+      taken['trunk_tokens'] = self.chosen.trunk_tokens
+    return taken
+
+  def facts(self, tally: parts_lib.Tally) -> dict[str, Any]:
+    """Returns what the summary says of judging itself.
+
+    Args:
+      tally: Of all that was judged, of what `taken` returns.
+    """
+    compute = self._settings.compute
     facts: dict[str, Any] = {
         'judge_tokens': compute.judge_tokens,
         'shared_trunk': compute.shared_trunk,
-        'prompt_tokens': self.chosen.prompt_tokens,
+        'prompt_tokens': int(tally.get('prompt_tokens', 0)),
     }
     if self._t.verdict != 'generate':
-      facts['trunk_tokens'] = self.chosen.trunk_tokens
+      facts['trunk_tokens'] = int(tally.get('trunk_tokens', 0))
       facts['calibration'] = self.calibration.facts()
-    if 'verifier' in self.__dict__:
-      tokens += self.verifier.num_tokens
-    return {**facts, **clock.rates(tokens)}
+    return {**facts, **context_lib.totals(tally)}
 
 
 def _drawing(
-    d: settings.Truncate | settings.Verify, n: int, repetition_penalty: float
+    d: settings.Truncate | settings.Verify,
+    n: int,
+    repetition_penalty: float,
+    stop: Sequence[str],
 ) -> settings.Drawing:
   return settings.Drawing(
       n=n,
@@ -189,4 +203,5 @@ def _drawing(
       top_p=d.top_p,
       repetition_penalty=repetition_penalty,
       max_tokens=d.max_tokens,
+      stop=stop,
   )

@@ -68,6 +68,7 @@ class Drawing:
     top_p: 1 is off.
     repetition_penalty: 1 is off; counts prompt and output.
     max_tokens: Of a completion.
+    stop: Texts before the first of which a completion ends, if it has any.
   """
 
   n: int
@@ -76,6 +77,7 @@ class Drawing:
   top_p: float
   repetition_penalty: float
   max_tokens: int
+  stop: Any  # Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Teach:
   top_p: float
   repetition_penalty: float
   max_tokens: int
+  stop: Any  # Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Verify:
     top_p: 1 is off.
     repetition_penalty: 1 is off.
     max_tokens: Of a continuation; one that is cut off is not right.
+    stop: Texts that end a continuation, as those of `Align` do.
     limit_s: Seconds that grading one continuation may take.
   """
 
@@ -122,6 +126,7 @@ class Verify:
   top_p: float
   repetition_penalty: float
   max_tokens: int
+  stop: Any  # Sequence[str]
   limit_s: float
 
 
@@ -161,7 +166,10 @@ class Truncate:
     calibration_fit: 'threshold' (it replaces `threshold`) or 'platt' (p_enough
       becomes the chance that a continuation passes).
     none_enough: What to do with a trace of which no prefix suffices.
-    too_long: What to do with a trace that the context does not hold.
+    too_long: What to do with a trace that the context does not hold: 'drop' it,
+      or 'fit': search what is held.  If nothing of that suffices, 'whole' keeps
+      all of it, which leaves `align` little or no room to go on: such rows end
+      with 'length' or 'too_long' and are rejected.
     temperature: Of a generated reply; 0 is greedy.
     top_p: Of a generated reply.
     max_tokens: Of a generated reply.
@@ -540,3 +548,9 @@ def _check_drawing(name: str, d: Any) -> None:
           ' at least 1, temperature and top_k at least 0, top_p in (0, 1],'
           ' repetition_penalty above 0.'
       )
+  is_text = lambda x: isinstance(x, str) and x
+  if not isinstance(d.stop, (tuple, list)) or not all(map(is_text, d.stop)):
+    raise errors.ConfigError(
+        f'config.{name}.stop is {d.stop!r}; it must be a tuple of strings, none'
+        " of them empty, such as ('Question:',), or () for none."
+    )

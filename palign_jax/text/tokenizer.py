@@ -23,17 +23,6 @@ from palign_jax.text import chat as chat_lib
 
 # Any one of these makes a tokenizer, in this order of preference.
 _SOURCES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
-# What `save` copies.
-FILES = (
-    'tokenizer.json',
-    'tokenizer_config.json',
-    'special_tokens_map.json',
-    'chat_template.jinja',
-    'added_tokens.json',
-    'vocab.json',
-    'merges.txt',
-    'tokenizer.model',
-)
 # Characters encoded together: some 100 bytes each while Rust has them.
 _BATCH_SIZE = 1_000_000
 # Stands for the clock in templates that ask it (chat.py says why).
@@ -55,7 +44,6 @@ class Tokenizer:
       tokenizer: A fast tokenizer of transformers.
     """
     self.name = str(folder)
-    self._folder = folder
     self._hf = tokenizer
     self._rust = tokenizer.backend_tokenizer
     # The post-processor would also trim white space off the offsets.
@@ -138,23 +126,6 @@ class Tokenizer:
     """One more than the greatest id, added tokens included."""
     return 1 + max(self._rust.get_vocab(with_added_tokens=True).values())
 
-  def check_fits(self, vocab_size: int, model: str) -> None:
-    """Checks that a model has a row for every id.
-
-    Args:
-      vocab_size: Rows of the model's embedding; it may have more.
-      model: What to call the model in the message.
-
-    Raises:
-      CheckpointError: If an id is out of the model's range.
-    """
-    if self.size > vocab_size:
-      raise errors.CheckpointError(
-          f'{self.name}: the tokenizer has ids up to {self.size - 1}, the'
-          f' vocabulary of {model} ends at {vocab_size - 1}; use the tokenizer'
-          ' that the model was trained with.'
-      )
-
   @functools.cached_property
   def eos_ids(self) -> tuple[int, ...]:
     """Ids that end a reply: the tokenizer's own, then the chat's end of turn.
@@ -226,24 +197,6 @@ class Tokenizer:
           f' {sorted(self._hf.chat_template)}, none named default.'
       ) from e
     return _FIXED_CLOCK + template if 'strftime_now' in template else template
-
-  def save(self, folder: epath.PathLike) -> None:
-    """Copies the tokenizer's files into `folder`, byte for byte.
-
-    Raises:
-      CheckpointError: If a file cannot be copied.
-    """
-    folder = epath.Path(folder)
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-      for name in FILES:
-        if (self._folder / name).exists():
-          (self._folder / name).copy(folder / name, overwrite=True)
-    except OSError as e:
-      raise errors.CheckpointError(
-          f'{folder}: the tokenizer of {self.name} cannot be copied there'
-          f' ({e.strerror or e}).'
-      ) from e
 
 
 class Streamer:

@@ -22,7 +22,7 @@ def test_a_search_ends_at_the_boundary_whatever_is_said(case, boundary, says):
   plain = lambda probes: [
       search_lib.Verdict(probe.length >= boundary) for probe in probes
   ]
-  wanted = search_lib.lockstep({'t': 9}, search_lib.find(case), plain)
+  wanted = search_lib.drive({'t': search_lib.find(case)(9)}, plain)
   assert facts['probes']['t'] == list(wanted['t'].verdicts)
   assert facts['num_probes'] == len(wanted['t'].verdicts)
 

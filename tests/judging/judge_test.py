@@ -145,13 +145,18 @@ def test_the_prior_is_the_empty_prefix_s(tokenizer, scorer):
     assert known[0].margin == pytest.approx(0.1, abs=1e-6)
 
 
+def num_caches():
+  return sum(x.ndim == 4 and max(x.shape) >= 256 for x in jax.live_arrays())
+
+
 def test_where_it_abstains_the_verifier_decides(tokenizer, scorer):
-  asked = []
+  asked, before = [], num_caches()
 
   class Verifier:
-    """Believes in odd lengths."""
+    """Believes in odd lengths, and has the memory for itself."""
 
     def judge(self, cuts):
+      assert num_caches() == before
       asked.extend((trace.id, length) for trace, length in cuts)
       return [
           search.Verdict(n % 2 == 1, rollouts=4, passes=3 * (n % 2))
@@ -168,6 +173,19 @@ def test_where_it_abstains_the_verifier_decides(tokenizer, scorer):
   judge = tiny.label_judge(scorer, tokenizer, middle, abstain=width)
   judge._verifier = Verifier()
   found = tiny.verdicts(judge)
+  asked_at_once = list(asked)
+  # One by one: trunks are let go of and read again.
+  apart = judge.search(
+      [judge.read(trace, tiny.LIMIT) for trace in tiny.TRACES],
+      lambda r: search.sequential(r.num_cuts),
+      tiny.quiet,
+  )
+  for name, known in apart.items():
+    for n, v in known.verdicts.items():
+      both = v.p_enough, found[name][n].p_enough
+      assert both[0] == pytest.approx(both[1], abs=1e-6)
+      assert v.enough == found[name][n].enough
+  asked[:] = asked_at_once
   for name, known in found.items():
     for n, v in known.items():
       assert v.abstained == ((name, n) in asked) == (v.rollouts == 4)

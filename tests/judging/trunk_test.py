@@ -284,8 +284,8 @@ def test_no_cuts(load):
   assert tail == trunk.tail(0)
 
 
-def test_a_prompt_that_is_the_trunk_keeps_a_token(tmp_path, load):
-  load('nfc').save(tmp_path)
+def test_a_prompt_that_is_the_trunk_keeps_a_token(tmp_path):
+  MAKERS['nfc']().save(str(tmp_path / 'tokenizer.json'))
   path = tmp_path / 'tokenizer_config.json'
   bare = "{{ messages[0]['content'] }}"
   path.write_text(json.dumps({'chat_template': bare, 'eos_token': '.'}))

@@ -1,5 +1,7 @@
 """A cut is proven by what the student makes of it, or a longer one is tried."""
 
+import dataclasses
+
 from hypothesis import given, settings, strategies as st
 import pytest
 
@@ -91,6 +93,22 @@ def test_a_cut_suffices_from_the_pass_rate_on(tokenizer):
   assert (proofs[0].rollouts, proofs[0].passes) == (2, 2)
 
 
+def test_what_is_graded_ends_before_a_stop_string(tokenizer):
+
+  class Stopped(Student):
+    """Of whose last token only a part lies before the string."""
+
+    def run(self, requests):
+      for done in super().run(requests):
+        yield dataclasses.replace(done, tokens=(), text=' So it is 19.')
+
+  grader = Grader()
+  judge = verifier(tokenizer, Stopped(tokenizer, {'a': 9}), grader)
+  (proof,) = judge.judge([(trace('a', 2), 1)])
+  assert proof.enough
+  assert set(grader.texts) == {'Step 1 is done. So it is 19.'}
+
+
 def test_draws_are_named_by_trace_cut_and_sample(tokenizer):
   keys = lambda cuts: {
       (name, request.tokens): request.key.tolist()
@@ -123,7 +141,7 @@ def test_a_prompt_gets_the_room_there_is(tokenizer):
   assert [p.enough for p in proofs] == [True, True, False]
   rooms = {r.max_tokens for r in student.requests}
   assert rooms == {16, min(16, LIMIT - size(most))}
-  assert judge.num_rollouts == 8
+  assert len(student.requests) == 8
 
 
 @pytest.mark.parametrize('answer', [None, '', '***'])

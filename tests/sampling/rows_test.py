@@ -79,6 +79,7 @@ def test_ends_before_a_stop_string(drawn, tokens, text, chunk):
   for begin in range(0, len(drawn), chunk):
     if row.left:
       used += row.take(np.array(drawn[begin : begin + chunk], np.int32))
+      assert text.startswith(row.text())  # Nothing is taken back.
   reason = 'length' if len(tokens) == 6 else 'stop'
   want = rows_lib.Completion('r', tokens, reason, text)
   assert row.completion() == want
@@ -96,3 +97,14 @@ def test_stop_strings_that_cannot_be():
     rows_lib.Ends(frozenset(), None, ('',), Pieces())
   with pytest.raises(errors.ConfigError, match='they need a tokenizer'):
     rows_lib.Ends(frozenset(), None, ('END',))
+
+
+def test_only_the_beginning_of_a_stop_string_is_held_back():
+  request = rows_lib.Request('r', (1,), np.zeros(2, np.uint32), 9)
+  ends = rows_lib.Ends(frozenset(), None, ('END', 'b'), Pieces())
+  row, texts = rows_lib.Row(request, ends), []
+  for token in [0, 3, 4, 3, 0, 1]:
+    row.take(np.array([token], np.int32))
+    texts.append(row.text())
+  assert texts == ['a', 'a', 'a', 'aEN', 'aENEa', 'aENEa']
+  assert row.completion().text == 'aENEa'

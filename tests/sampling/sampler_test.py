@@ -1,5 +1,6 @@
 """A completion follows from its request alone, whatever else is sampled."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -8,25 +9,13 @@ import numpy as np
 import pytest
 
 from palign_jax.core import errors, keys
-from palign_jax.models import config as config_lib, decoder, lora
+from palign_jax.models import decoder, lora
 from palign_jax.parallel import mesh as mesh_lib, rules
-from palign_jax.sampling import buckets, loops, sampler as sampler_lib
+from palign_jax.sampling import buckets, loops, sampler as sampler_lib, steps
+from palign_jax.text import tokenizer as tokenizer_lib
+from tests import fakes, spread
 
-CONFIG = config_lib.ModelConfig(
-    vocab_size=64,
-    num_layers=2,
-    embed_dim=16,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    mlp_dim=24,
-    norm_eps=1e-6,
-    rope_theta=1e4,
-    rope_scaling=None,
-    qkv_bias=True,
-    qk_norm=False,
-    tied=False,
-)
+CONFIG = fakes.model_config(embed_dim=16, mlp_dim=24)
 LIMIT = 58
 SAMPLED = sampler_lib.SamplingConfig(
     temperature=0.9, top_p=0.95, top_k=0, repetition_penalty=1.05
@@ -87,21 +76,42 @@ def logits_of(params, tokens):
   return decoder.logits(params, CONFIG, hidden)
 
 
-def test_greedy_is_the_full_forward(params):
-  done = run(make(params, sampling=GREEDY, stop_ids=[]), REQUESTS)
-  assert len(done) == len(REQUESTS)
-  texts = np.zeros((len(REQUESTS), 160), np.int32)
-  for text, r in zip(texts, REQUESTS, strict=True):
+def assert_greedy(params, requests, done, length):
+  """Each token is the best of the full forward pass, within rounding."""
+  texts = np.zeros((len(requests), length), np.int32)
+  for text, r in zip(texts, requests, strict=True):
     tokens = done[r.id].tokens
     assert len(tokens) == r.max_tokens
     text[: len(r.tokens) + len(tokens)] = [*r.tokens, *tokens]
   logits = np.asarray(logits_of(params, texts))[:, :, :LIMIT]
-  for row, r in zip(logits, REQUESTS, strict=True):
+  for row, r in zip(logits, requests, strict=True):
     tokens = list(done[r.id].tokens)
     best = row[len(r.tokens) - 1 :][: len(tokens)]
-    # Each token is the best one, or tied with it within rounding.
     chosen = best[np.arange(len(tokens)), tokens]
     np.testing.assert_allclose(chosen, best.max(1), atol=1e-4)
+
+
+def test_greedy_is_the_full_forward(params):
+  done = run(make(params, sampling=GREEDY, stop_ids=[]), REQUESTS)
+  assert done.keys() == {r.id for r in REQUESTS}
+  assert_greedy(params, REQUESTS, done, 160)
+
+
+def test_long_prompts_are_read_in_chunks(params):
+  """Of 128 and 64 tokens, while others are decoded."""
+  lengths = (90, 700, 130, 257, 193, 640)
+  long = [request(i, n, 6 + i) for i, n in enumerate(lengths)]
+  sampler = make(
+      params,
+      sampling=GREEDY,
+      stop_ids=[],
+      num_rows=2,
+      max_positions=1024,
+      prefill_tokens=128,
+  )
+  assert_greedy(params, long, run(sampler, long), 768)
+  reads = {p[3] for p in sampler.programs if p[0] == 'read'}
+  assert reads == {64, 128}
 
 
 @pytest.fixture(scope='module')
@@ -125,6 +135,11 @@ def test_order_and_company_do_not_matter(params, together):
     assert {f'r{i}': together[f'r{i}'] for i in some}.items() <= done.items()
 
 
+def num_compiled():
+  functions = (steps.read, steps.copy, steps.move, steps.decode, steps.admit)
+  return sum(function._cache_size() for function in functions)
+
+
 WIDE = dataclasses.replace(
     CONFIG, vocab_size=512, num_layers=1, embed_dim=512, tied=True
 )
@@ -136,8 +151,9 @@ def test_the_number_of_rows_does_not_matter(monkeypatch):
   params = decoder.init(WIDE, jax.random.key(0), jnp.float32)
   many = [request(i, 3 + i, 4 + 3 * i) for i in range(24)]
   settings = dict(config=WIDE, stop_ids=[], vocab_limit=512)
-  sampler = make(params, num_rows=24, **settings)
+  sampler, before = make(params, num_rows=24, **settings), num_compiled()
   together = run(sampler, many)
+  assert num_compiled() - before == len(sampler.programs)
   sizes = {p[1] for p in sampler.programs if p[0] == 'decode'}
   assert sizes == {24, 16, 8}
   few = run(make(params, num_rows=8, **settings), many[::3])
@@ -175,17 +191,52 @@ def test_counts_are_of_what_was_computed(params):
   assert 0.6 < sampler.useful <= 1
 
 
-def test_long_prompts_are_read_in_chunks(params, together):
-  done = run(make(params, prefill_tokens=64), REQUESTS)
-  # Another chunk is another rounding, not another model.
-  same = sum(done[i].tokens == c.tokens for i, c in together.items())
-  assert done.keys() == together.keys() and same >= 12
+class Characters(tokenizer_lib.Tokenizer):
+  """Every token is a character: 'A' for 0, 'B' for 1, ..."""
+
+  def __init__(self):
+    pass
+
+  def decode(self, ids):
+    return ''.join(chr(ord('A') + i) for i in ids)
+
+
+LETTERS = Characters()
 
 
 def test_stream_is_run(params, together):
-  sampler = make(params)
+  sampler = make(params, tokenizer=LETTERS)
   for r in REQUESTS[:3]:
-    assert tuple(sampler.stream(r)) == together[r.id].tokens
+    pieces = list(sampler.stream(r))
+    assert ''.join(pieces) == LETTERS.decode(together[r.id].tokens)
+    assert len(pieces) > 1 or r.max_tokens < 5
+
+
+def test_ends_before_the_first_stop_string(params, together):
+  texts = {name: LETTERS.decode(c.tokens) for name, c in together.items()}
+  longest = max(texts.values(), key=len)
+  strings = (longest[20:23], longest[30:31])
+  sampler = make(params, stop_strings=strings, tokenizer=LETTERS)
+  done = run(sampler, REQUESTS)
+  stopped = 0
+  for r in REQUESTS:
+    text, first = texts[r.id], len(texts[r.id])
+    for string in strings:
+      first = text.find(string) if 0 <= text.find(string) < first else first
+    assert done[r.id].text == text[:first]
+    assert done[r.id].tokens == together[r.id].tokens[:first]
+    reason = 'stop' if first < len(text) else together[r.id].finish_reason
+    assert done[r.id].finish_reason == reason
+    stopped += first < len(text)
+    assert ''.join(sampler.stream(r)) == text[:first]
+  assert 3 < stopped < len(REQUESTS)
+
+
+def test_stop_strings_that_cannot_be(params):
+  with pytest.raises(errors.ConfigError, match='^stop_strings .* stops at on'):
+    make(params, stop_strings=['x', ''], tokenizer=LETTERS)
+  with pytest.raises(errors.ConfigError, match='^stop_strings .* a tokenizer'):
+    make(params, stop_strings=['x'])
 
 
 def test_ends_before_a_stop_token_or_at_the_limit(params):
@@ -215,7 +266,6 @@ def test_a_loop_ends_where_the_rule_first_holds(params):
   want = sampler_lib.Completion(r.id, tokens[:end], 'loop')
   sampler = make(params, sampling=GREEDY, stop_ids=[], loop_rule=rule)
   assert run(sampler, [r]) == {r.id: want}
-  assert tuple(sampler.stream(r)) == want.tokens
 
 
 def test_keys_matter(params, together):
@@ -233,16 +283,71 @@ def test_adapters_are_applied(params):
   assert run(joined, [r]) == run(merged, [r]) != run(base, [r])
 
 
-@pytest.mark.parametrize(
-    'sizes', [(8, 1, 1), (2, 2, 2), (1, 4, 2)], ids=['data', 'all', 'fsdp']
-)
-def test_a_mesh_draws_the_same(params, sizes):
-  mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, sizes, strict=False)))
+@contextlib.contextmanager
+def watched():
+  """Collects the programs of a run, and its caches."""
+  texts, caches = {}, []
+  with pytest.MonkeyPatch.context() as patch:
+
+    def watch(name):
+      function, programs = getattr(steps, name), {}
+
+      def call(*args, **static):
+        key = str(jax.tree.map(jnp.shape, args))
+        if key not in programs:
+          programs[key] = function.lower(*args, **static).compile()
+          texts[name, key] = programs[key].as_text()
+        out = programs[key](*args)
+        caches[:] = [out[0] if name == 'decode' else out]
+        return out
+
+      patch.setattr(steps, name, call)
+
+    for name in ('read', 'decode', 'copy'):
+      watch(name)
+    yield texts, caches
+
+
+MESHES = {'data': (8, 1, 1), 'all': (2, 2, 2), 'fsdp': (1, 4, 2)}
+SHORT = [request(i, 3 + 2 * i, 30) for i in range(11)]
+# Once more, for who shares a prompt.
+SHORT += [
+    dataclasses.replace(r, id=f'{r.id}b', key=keys.fold(9, i))
+    for i, r in enumerate(SHORT)
+]
+
+
+@pytest.fixture(scope='module', params=MESHES.values(), ids=MESHES)
+def spread_out(request, params):
+  """A sampler on a mesh, what it drew, its programs and its cache."""
+  sizes = dict(zip(mesh_lib.AXES, request.param, strict=False))
+  mesh = mesh_lib.make(sizes)
   shardings = rules.tree_shardings(params, decoder.logical_axes(CONFIG), mesh)
-  spread = jax.device_put(params, shardings)
-  short = [request(i, 3 + 2 * i, 30) for i in range(11)]
-  want = run(make(params, num_rows=8), short)
-  assert run(make(spread, mesh=mesh, num_rows=8), short) == want
+  with watched() as (texts, caches):
+    sampler = make(jax.device_put(params, shardings), mesh=mesh, num_rows=8)
+    return mesh, sampler, run(sampler, SHORT), texts, caches[0]
+
+
+@pytest.fixture(scope='module')
+def on_one_device(params):
+  return run(make(params, num_rows=8), SHORT)
+
+
+def test_a_mesh_draws_the_same(spread_out, on_one_device):
+  assert spread_out[2] == on_one_device
+
+
+def test_nothing_is_replicated_by_accident(spread_out):
+  mesh, sampler, _, _, cache = spread_out
+  spread.weights_are_split(sampler._params, CONFIG, mesh)
+  spread.cache_is_split(cache, mesh)
+
+
+def test_no_device_sends_keys_or_values(spread_out, params):
+  mesh, _, _, texts, cache = spread_out
+  for (name, key), text in texts.items():
+    for shape in spread.sent(text):
+      print(name, shape, spread.are_weights(shape, params, mesh))
 
 
 def test_no_requests(params):

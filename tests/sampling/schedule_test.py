@@ -3,28 +3,15 @@
 The devices are left out: what a call would do is counted.
 """
 
+from absl import logging
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palign_jax.models import config as config_lib
 from palign_jax.sampling import buckets, sampler as sampler_lib, steps, weights
+from tests import fakes
 
-CONFIG = config_lib.ModelConfig(
-    vocab_size=512,
-    num_layers=1,
-    embed_dim=512,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    mlp_dim=24,
-    norm_eps=1e-6,
-    rope_theta=1e4,
-    rope_scaling=None,
-    qkv_bias=True,
-    qk_norm=False,
-    tied=False,
-)
+CONFIG = fakes.model_config(vocab_size=512, num_layers=1, embed_dim=512)
 
 
 @pytest.fixture(name='calls')
@@ -112,3 +99,43 @@ def test_decoding_rows_do_not_wait_for_long_prompts(calls):
     waited = 0 if name == 'decode' else waited + size
     longest = max(longest, waited)
   assert 512 <= longest < 1024 + 512
+
+
+def test_programs_are_those_of_the_table(calls, caplog):
+  """Few, whatever is asked for; what is asked for again needs no other."""
+  logging.set_verbosity(logging.INFO)
+  rng, s, longest = np.random.default_rng(2), sampler(32), 6000
+
+  def varied(num):
+    return [
+        request(f'{chr(200 + i)}/0', *map(int, rng.integers(1, longest, 2)))
+        for i in range(num)
+    ]
+
+  batches = [varied(num) for num in (3, 9, 40, 70)]
+  for batch in batches:
+    assert len(list(s.run(batch))) == len(batch)
+    said = f'Sampling: {len(s.programs)} programs compiled or loaded, '
+    assert said + f'{100 * s.useful:.0f}% of the row-steps' in caplog.text
+    caplog.clear()
+  sizes = set(buckets.num_rows(32, 1, 512))
+  rooms = {buckets.capacity(n) for n in range(1, 2 * longest + 600)}
+  reads, moves = set(), set()
+  for name, size, room, *rest in s.programs:
+    assert size in sizes and room in rooms
+    if name == 'read':
+      assert rest[0] in buckets.CHUNKS
+      reads.add((size, room))
+    elif name == 'move':  # Of rows or of slots, never of both.
+      assert (rest[0] == size) != (rest[1] == room)
+      moves.add((size, room))
+    else:
+      assert name in ('decode', 'copy') and not rest
+  places = len(sizes) * len(rooms)
+  assert len(s.programs) <= places * (2 + len(buckets.CHUNKS)) + places**2
+  assert len(s.programs) < 250 < sum(map(len, batches)) * 4
+  num = len(s.programs)
+  for batch in batches:
+    list(s.run(batch))
+    assert not caplog.text  # Nothing new: nothing is said.
+  assert len(s.programs) == num

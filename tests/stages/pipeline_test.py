@@ -115,6 +115,8 @@ def test_every_completion_is_in_train_or_rejected(whole):
   counts = summary(whole, 'assemble')
   assert counts['train'] == len(train) and counts['rejected'] == len(rejected)
   assert counts['completions'] == len(completions)
+  # Every trace boxes its answer in its first sentence.
+  assert counts['answer_in_prefix'] == len(train) > 0
   assert sum(counts['reason'].values()) == len(rejected)
   by_name = {name(row): row for row in completions}
   for row in train:

@@ -168,6 +168,25 @@ def test_a_question_that_fills_the_context_leaves_nothing_to_judge(start):
   assert (row['status'], row['reason']) == ('dropped', 'too_long')
 
 
+def test_replies_end_before_a_stop_string(start):
+  """The same replies as without one, up to the first."""
+  stop = ['e', '19']
+  files = {'truncate/prefixes.jsonl': [completion(i) for i in range(2)]}
+  drawing = dict(align__n=6, align__max_tokens=20)
+  run = start(['align'], files=files, **drawing)
+  want, num_stopped = [], 0
+  for row in run.rows('align/completions.jsonl'):
+    text, reason = row['output'], row['finish_reason']
+    place = min([text.find(s) for s in stop if s in text], default=None)
+    num_stopped += place is not None
+    want.append((text[:place], reason if place is None else 'stop'))
+  shutil.rmtree(run.path)
+  run = start(['align'], files=files, align__stop=tuple(stop), **drawing)
+  rows = run.rows('align/completions.jsonl')
+  assert [(r['output'], r['finish_reason']) for r in rows] == want
+  assert num_stopped > 2
+
+
 def test_a_draft_is_quoted_to_the_student(start, student):
   run = start([*JUDGED, 'align', 'assemble'], align__mode='draft')
   chat = tokenizer_lib.load(student).chat
@@ -201,7 +220,12 @@ COMPLETIONS = [
     completion(3, finish_reason='loop'),
     completion(4, answer=None),
     completion(5, output='', finish_reason='too_long'),
+    completion(6, sufficient_reasoning='It is \\boxed{7}.', output=' Yes.'),
+    completion(7, sufficient_reasoning='No: \\boxed{8}.'),
 ]
+
+
+LATER = [('q6', 0, 'correct'), ('q7', 0, 'correct')]
 
 
 @pytest.mark.parametrize(
@@ -209,17 +233,17 @@ COMPLETIONS = [
     [
         (
             {},
-            [('q0', 0, 'correct')],
+            [('q0', 0, 'correct'), *LATER],
             ['surplus', 'wrong', 'length', 'loop', 'unverifiable', 'too_long'],
         ),
         (
             {'assemble__keep': 'all'},
-            [('q0', 0, 'correct'), ('q0', 1, 'correct')],
+            [('q0', 0, 'correct'), ('q0', 1, 'correct'), *LATER],
             ['wrong', 'length', 'loop', 'unverifiable', 'too_long'],
         ),
         (
             {'assemble__unverifiable': 'keep'},
-            [('q0', 0, 'correct'), ('q4', 0, 'unverifiable')],
+            [('q0', 0, 'correct'), ('q4', 0, 'unverifiable'), *LATER],
             ['surplus', 'wrong', 'length', 'loop', 'too_long'],
         ),
     ],
@@ -234,6 +258,8 @@ def test_what_becomes_of_each_kind_of_completion(
   assert [(r['id'], r['sample'], r['verdict']) for r in rows] == train
   rows = run.rows('assemble/rejected.jsonl')
   assert [row['reason'] for row in rows] == rejected
+  # Of those that are kept: q6, whose answer the student did not find.
+  assert summary(run, 'assemble')['answer_in_prefix'] == 1
 
 
 def test_the_reference_s_files_are_read(start):

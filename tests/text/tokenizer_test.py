@@ -47,10 +47,6 @@ def test_specials_are_recognised_and_skipped_by_flag(tok):
 
 def test_sizes(tok):
   assert (tok.size, tok.eos_ids) == (320, (2,))
-  tok.check_fits(320, 'the student')
-  match = 'ids up to 319, the vocabulary of the student ends at 318'
-  with pytest.raises(errors.CheckpointError, match=match):
-    tok.check_fits(319, 'the student')
 
 
 def test_nothing_is_added_trimmed_or_cut(tmp_path):
@@ -109,27 +105,6 @@ def test_streaming_waits_for_whole_characters(tok):
   assert streamer.finish() == '\ufffd'
 
 
-def test_save_copies_byte_for_byte(tmp_path):
-  path = fakes.tokenizer_folder(tmp_path / 'from')
-  (path / 'merges.txt').write_bytes(b'#version\r\n\xff')
-  (path / 'chat_template.jinja').write_text(fakes.CHATML + '\n')
-  (path / 'model.safetensors').write_bytes(b'large')
-  tok = tokenizer.load(path)
-  tok.save(tmp_path / 'to' / 'here')
-  saved = sorted((tmp_path / 'to' / 'here').iterdir())
-  assert [p.name for p in saved] == [
-      'chat_template.jinja',
-      'merges.txt',
-      'tokenizer.json',
-      'tokenizer_config.json',
-  ]
-  assert all(p.read_bytes() == (path / p.name).read_bytes() for p in saved)
-  tok.save(tmp_path / 'to' / 'here')  # Again, over the same files.
-  again = tokenizer.load(tmp_path / 'to' / 'here')
-  assert again.encode('Yes, 19.') == tok.encode('Yes, 19.')
-  assert again.chat.prompt('A') == tok.chat.prompt('A')
-
-
 def test_several_chat_templates(tmp_path):
   named = [{'name': n, 'template': fakes.CHATML} for n in ('tool_use', 'rag')]
   settings = {'chat_template': named}
@@ -140,12 +115,6 @@ def test_several_chat_templates(tmp_path):
   named[0]['name'] = 'default'
   tok = tokenizer.load(fakes.tokenizer_folder(tmp_path, settings=settings))
   assert tok.chat.turn_end == '<|im_end|>'
-
-
-def test_save_where_it_cannot(tok, tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.CheckpointError, match='cannot be copied there'):
-    tok.save(tmp_path / 'file')
 
 
 def test_folders_that_will_not_do(tmp_path):

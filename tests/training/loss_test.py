@@ -28,7 +28,8 @@ def value_and_grad(params, batch, cotangent=1.0, model=tiny.MODEL, **changes):
   if mesh is None:
     batch = {k: jnp.asarray(v) for k, v in batch.items()}
   else:
-    batch = jax.device_put(dict(batch), jax.NamedSharding(mesh, mesh_lib.TOKENS))
+    where = jax.NamedSharding(mesh, mesh_lib.TOKENS)
+    batch = jax.device_put(dict(batch), where)
     axes = decoder.logical_axes(model)
     params = jax.device_put(params, rules.tree_shardings(params, axes, mesh))
 

@@ -60,6 +60,30 @@ def quantize(
   return {**params, 'layers': layers}
 
 
+def abstract(
+    params: decoder.Params, config: config_lib.ModelConfig, mesh: Mesh
+) -> decoder.Params:
+  """Returns the shapes and places of what `quantize` would return.
+
+  Args:
+    params: Shapes of stacked weights.
+    config: The model.
+    mesh: Where they lie.
+  """
+  axes = decoder.logical_axes(config, quantized=True)['layers']
+  layers = dict(params['layers'])
+  for name in decoder.PROJECTIONS:
+    run = functools.partial(_quantize, num_inputs=2 if name == 'o' else 1)
+    shapes = jax.eval_shape(run, layers[name]['kernel'])
+    parts = dict(zip(('kernel', 'kernel_scale'), shapes, strict=True))
+    for part, x in parts.items():
+      at = f'layers/{name}/{part}'
+      where = rules.sharding(at, x.shape, axes[name][part], mesh)
+      parts[part] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    layers[name] = {**layers[name], **parts}
+  return {**params, 'layers': layers}
+
+
 def _quantize(kernel: jax.Array, *, num_inputs: int):
   """Returns int8 [L in... out...] and float32 [L out...]."""
   into = tuple(range(1, 1 + num_inputs))

@@ -34,57 +34,40 @@ def quantize(
     config: The model.
     mesh: Where the result lies, by parallel/rules.py; None as XLA chooses.
   """
-  axes = decoder.logical_axes(config, quantized=True)['layers']
-  layers = {}
-  for name, parts in params['layers'].items():
-    if name not in decoder.PROJECTIONS:
-      layers[name] = parts
-      continue
-    run = functools.partial(_quantize, num_inputs=2 if name == 'o' else 1)
-    where = None
-    if mesh is not None:
-      where = tuple(
-          rules.sharding(
-              f'layers/{name}/{part}', x.shape, axes[name][part], mesh
-          )
-          for part, x in zip(
-              ('kernel', 'kernel_scale'),
-              jax.eval_shape(run, parts['kernel']),
-              strict=True,
-          )
-      )
-    kernel, scale = jax.jit(run, out_shardings=where)(parts['kernel'])
+  where = None
+  if mesh is not None:
+    axes = decoder.logical_axes(config, quantized=True)
+    where = rules.tree_shardings(abstract(params), axes, mesh)['layers']
+  layers = dict(params['layers'])
+  for name in decoder.PROJECTIONS:
+    parts = layers[name]
+    to = where and (where[name]['kernel'], where[name]['kernel_scale'])
+    run = jax.jit(_quantize, static_argnums=1, out_shardings=to)
+    kernel, scale = run(parts['kernel'], _num_inputs(name))
     jax.block_until_ready(kernel)
     parts['kernel'].delete()
     layers[name] = {**parts, 'kernel': kernel, 'kernel_scale': scale}
   return {**params, 'layers': layers}
 
 
-def abstract(
-    params: decoder.Params, config: config_lib.ModelConfig, mesh: Mesh
-) -> decoder.Params:
-  """Returns the shapes and places of what `quantize` would return.
+def abstract(params: decoder.Params) -> decoder.Params:
+  """Returns the shapes of what `quantize` returns for such weights."""
 
-  Args:
-    params: Shapes of stacked weights.
-    config: The model.
-    mesh: Where they lie.
-  """
-  axes = decoder.logical_axes(config, quantized=True)['layers']
-  layers = dict(params['layers'])
-  for name in decoder.PROJECTIONS:
-    run = functools.partial(_quantize, num_inputs=2 if name == 'o' else 1)
-    shapes = jax.eval_shape(run, layers[name]['kernel'])
-    parts = dict(zip(('kernel', 'kernel_scale'), shapes, strict=True))
-    for part, x in parts.items():
-      at = f'layers/{name}/{part}'
-      where = rules.sharding(at, x.shape, axes[name][part], mesh)
-      parts[part] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-    layers[name] = {**layers[name], **parts}
-  return {**params, 'layers': layers}
+  def small(name, parts):
+    run = functools.partial(_quantize, num_inputs=_num_inputs(name))
+    kernel, scale = jax.eval_shape(run, parts['kernel'])
+    return {**parts, 'kernel': kernel, 'kernel_scale': scale}
+
+  layers = params['layers']
+  changed = {name: small(name, layers[name]) for name in decoder.PROJECTIONS}
+  return {**params, 'layers': {**layers, **changed}}
 
 
-def _quantize(kernel: jax.Array, *, num_inputs: int):
+def _num_inputs(name: str) -> int:
+  return 2 if name == 'o' else 1
+
+
+def _quantize(kernel: jax.Array, num_inputs: int):
   """Returns int8 [L in... out...] and float32 [L out...]."""
   into = tuple(range(1, 1 + num_inputs))
   x = kernel.astype(jnp.float32)

@@ -434,7 +434,9 @@ def _weights(case: cases.Case) -> tuple[decoder.Params, decoder.Params]:
   dtype = jnp.dtype(case.settings.student.dtype)
   frozen = cases.weights(case.student, dtype, mesh)
   if s.quantize == 'int8':
-    frozen = quantization.abstract(frozen, model, mesh)
+    small = quantization.abstract(frozen)
+    axes = decoder.logical_axes(model, quantized=True)
+    frozen = cases.placed(small, rules.tree_shardings(small, axes, mesh))
   return frozen, cases.placed(shapes, where)
 
 

@@ -123,7 +123,6 @@ class Context:
 
   def _check_mesh(self, path: str, model: config_lib.ModelConfig) -> None:
     """Raises if a model does not split over the mesh."""
-    mesh = self.mesh
     for axis, sizes in (
         (
             'tensor',

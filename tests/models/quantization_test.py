@@ -82,6 +82,8 @@ def test_it_lies_as_the_table_says(both):
   kernel = params['layers']['q']['kernel']
   small = quantization.quantize(params, tiny.MODEL, mesh)
   assert kernel.is_deleted()
+  like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert like(quantization.abstract(tiny.params())) == like(small)
   q = small['layers']['q']
   assert q['kernel'].sharding.shard_shape(q['kernel'].shape) == (2, 8, 2, 16)
   assert q['kernel_scale'].sharding.spec == jax.P(None, ('tensor',), None)

@@ -24,7 +24,6 @@ FULL = (
     {'fsdp': 2},
     {'tensor': 2, 'sequence': 2},
     {'data': 2, 'fsdp': 2, 'tensor': 2},
-    {'fsdp': 2, 'tensor': 2, 'sequence': 2},
 )
 LORA = (
     {'sequence': 2},
@@ -37,7 +36,7 @@ CASES = [('full', m) for m in FULL] + [('lora', m) for m in LORA]
 @functools.cache
 def alone(method):
   losses = trajectory.losses(method, mesh_lib.alone())
-  assert losses[-1] < losses[0] - 0.1  # It learns.
+  assert losses[-1] < losses[0] - 0.05  # It learns.
   return losses
 
 

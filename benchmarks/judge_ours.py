@@ -125,7 +125,6 @@ class TrunkPass(_Base):
   def __init__(self, folder: str, tasks: Sequence[texts.Task], dtype: str):
     super().__init__(folder, tasks, dtype)
     self._trunks = texts.trunks(self.tokenizer, tasks)
-    self._params = decoder.unstack(self.model.params)
     self._forward = functools.partial(
         _last_logits, config=self.model.config, dtype=self.dtype
     )
@@ -145,7 +144,7 @@ class TrunkPass(_Base):
   def _pass(self, begin: int, rows: int) -> np.ndarray:
     part = self._trunks[begin : begin + rows]
     tokens, lengths = _padded(part, rows, max(map(len, self._trunks)))
-    return np.asarray(self._forward(self._params, tokens, lengths))
+    return np.asarray(self._forward(self.model.params, tokens, lengths))
 
 
 def _padded(

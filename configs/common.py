@@ -43,7 +43,9 @@ def base() -> ml_collections.ConfigDict:
   """Returns every section, for a student of a few billion parameters."""
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.mesh = dict(data=1, fsdp=-1, tensor=1)  # -1: all that are left.
+  config.mesh = dict(  # -1: all that are left.
+      data=1, fsdp=-1, tensor=1, sequence=1, dcn_data=1
+  )
   config.student = dict(path=config_dict.placeholder(str), dtype='bfloat16')
   config.teacher = dict(path=config_dict.placeholder(str), dtype='bfloat16')
   config.prompts = dict(judge='code', align='code', answer='paper')
@@ -110,6 +112,8 @@ def base() -> ml_collections.ConfigDict:
       method='lora',
       rank=16,  # The paper does not say; nor alpha.
       alpha=16.0,
+      targets=('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
+      quantize='none',
       epochs=3,  # Paper, section 4.
       batch_size=8,  # The paper does not say; 32 did worse (PAPER 5.2).
       max_tokens=16_384,
@@ -163,4 +167,35 @@ def base() -> ml_collections.ConfigDict:
       keep=2,
   )
   config.benchmarks = ml_collections.ConfigDict()
+  return config
+
+
+def of_student(
+    path: str, *, paper: bool, temperature: float, top_p: float
+) -> ml_collections.ConfigDict:
+  """Returns P-ALIGN on one of the paper's students, from ready s1K-1.1 traces.
+
+  Args:
+    path: The student's name on the Hub.
+    paper: Draft mode, the code's splitter and its generated verdicts.
+    temperature: Of these verdicts: the reference code leaves the student's own
+      generation_config in force.
+    top_p: The same.
+  """
+  config = base()
+  config.student.path = path
+  config.teach.fields = 's1k-1.1'
+  for name in ('math500', 'aime24', 'aime25', 'amc12'):
+    config.benchmarks[name] = config_dict.placeholder(str)
+  config.sft.update(max_tokens=32_768)
+  if paper:
+    config.truncate.update(
+        splitter='reference',
+        verdict='generate',
+        temperature=temperature,
+        top_p=top_p,
+    )
+    config.align.mode = 'draft'
+    config.align.max_tokens = 32_768
+    config.assemble.end = '<End_of_Prefix>\n'
   return config

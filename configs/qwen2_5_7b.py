@@ -5,16 +5,16 @@ r"""P-ALIGN on Qwen2.5-7B-Instruct from ready traces (paper: tables 1 and 4).
       --config.teach.traces=/data/s1k-1.1.jsonl \
       --config.benchmarks.math500=/data/math500.jsonl --workdir=/data/run1
 
-  ... --config=configs/qwen2_5_7b.py:paper ...   # as the reference code does it
+  ... --config=configs/qwen2_5_7b.py:paper ...   # the reference code
+  python -m palign_jax.plan --config=configs/qwen2_5_7b.py \
+      --topology=v5p:2x2x1
 
 Needs  the student's folder, traces (an s1K-1.1 export by default: `question`,
        `solution`, `deepseek_thinking_trajectory`), benchmark files.
-Takes  not measured yet.
+Takes  not measured yet; WORKSPACE.md has what `plan` says.
 Gives  not measured yet; the paper claims 39.64 pass@1 on average over AIME25,
        AIME24, AMC12 and MATH500, an independent run got 33.72 (PAPER 5.2).
 """
-
-from ml_collections import config_dict
 
 from configs import common
 
@@ -22,20 +22,9 @@ from configs import common
 def get_config(arg=None):
   """Takes paper: draft mode, the code's splitter and its generated verdicts."""
   arg = common.parse_arg(arg, paper=False)
-  config = common.base()
-  config.student.path = 'Qwen/Qwen2.5-7B-Instruct'
-  config.teach.fields = 's1k-1.1'
-  for name in ('math500', 'aime24', 'aime25', 'amc12'):
-    config.benchmarks[name] = config_dict.placeholder(str)
-  config.sft.update(max_tokens=32_768)
-  if arg.paper:
-    config.truncate.update(
-        splitter='reference',
-        verdict='generate',
-        temperature=0.7,  # Qwen2.5's own generation_config, which the code
-        top_p=0.8,  # leaves in force.
-    )
-    config.align.mode = 'draft'
-    config.align.max_tokens = 32_768
-    config.assemble.end = '<End_of_Prefix>\n'
-  return config
+  return common.of_student(
+      'Qwen/Qwen2.5-7B-Instruct',
+      paper=arg.paper,
+      temperature=0.7,
+      top_p=0.8,
+  )

@@ -12,4 +12,4 @@ export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3
 pyink --check --quiet palign_jax configs benchmarks tests
 ruff check --quiet palign_jax configs benchmarks tests
 shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
-python -m pytest "$@"
+python -m pytest --numprocesses=auto --dist=loadfile "$@"

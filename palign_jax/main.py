@@ -18,9 +18,16 @@ import jax
 from ml_collections import config_flags
 
 from palign_jax.checkpoints import folders
-from palign_jax.core import command, errors, workdir as workdir_lib
+from palign_jax.core import (
+    command,
+    errors,
+    peers as peers_lib,
+    stopping,
+    stores,
+    workdir as workdir_lib,
+)
 from palign_jax.data import questions as questions_lib
-from palign_jax.parallel import compiled, hosts
+from palign_jax.parallel import compiled, hosts, peers as peers_of_run
 from palign_jax.stages import context as context_lib, settings as settings_lib
 
 STAGES = (
@@ -65,28 +72,36 @@ def chosen(names: Sequence[str]) -> list[str]:
   return [name for name in STAGES if name in names]
 
 
-def run(config, workdir: epath.PathLike, stages: Sequence[str]) -> None:
+def run(
+    config,
+    workdir: epath.PathLike,
+    stages: Sequence[str],
+    peers: peers_lib.Peers | None = None,
+) -> None:
   """Runs stages of a config.
 
   Args:
     config: A ConfigDict as the files in configs/ make it.
     workdir: Where results go.
     stages: Names of `STAGES`.
+    peers: The processes that run them; None for this one alone.
 
   Raises:
     PalignError: If something must be mended first; what was written stays.
+    Stopped: If the process was told to end; what it had done is written.
   """
+  peers = peers or peers_lib.Alone()
   stages = chosen(stages)
   settings = settings_lib.read(config.to_dict())
   place = workdir_lib.Workdir(workdir, STAGES)
-  context = context_lib.Context(settings, place)
+  context = context_lib.Context(settings, place, peers)
   # A report is of whatever is there, so it is made anew.
   todo = [s for s in stages if s == 'report' or not place.finished(s)]
   modules = {
       stage: importlib.import_module(f'palign_jax.stages.{stage}')
       for stage in todo
   }
-  place.open(config.to_dict(), facts(settings, todo))
+  _open(place, config, settings, todo, peers)
   for stage in todo:  # All that can fail early, before the first long step.
     modules[stage].check(context)
   for stage in stages:
@@ -94,9 +109,26 @@ def run(config, workdir: epath.PathLike, stages: Sequence[str]) -> None:
       logging.info('%s is finished already.', stage)
       continue
     logging.info('%s in %s, on %s.', stage, place.path, jax.devices())
+    peers.check()
     summary = modules[stage].run(context)
-    place.finish(stage, summary)
+    if not peers.index:
+      place.finish(stage, summary)
     logging.info('%s: %s', stage, summary)
+    peers.gather(None, at=f'finished {stage}')
+
+
+def _open(place, config, settings, todo, peers: peers_lib.Peers) -> None:
+  """Opens the workdir, in process 0; raises if others do not see it."""
+  token = ''
+  if not peers.index:
+    place.open(config.to_dict(), facts(settings, todo))
+    token = place.token
+  token = peers.gather(token, at=f'stages {",".join(todo)}')[0]
+  if place.token != token:
+    raise errors.ConfigError(
+        f'--workdir={place.path} is not the folder that process 0 has opened;'
+        f' {peers.count} processes need one that all of them share.'
+    )
 
 
 def facts(
@@ -129,6 +161,7 @@ def facts(
   return {
       'versions': {'python': platform.python_version(), **versions},
       'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
+      'hosts': jax.process_count(),
       'seed': settings.seed,
       'inputs': inputs,
   }
@@ -142,14 +175,12 @@ def main(argv: list[str]):
   default = epath.Path('runs') / epath.Path(name).stem
   command.quiet_libraries()
   with command.one_line_errors():
+    stores.see_what_is_there()
     hosts.join()
+    stopping.listen()
     compiled.keep()
-    if jax.process_count() > 1:
-      raise errors.ConfigError(
-          f'{jax.process_count()} processes: the stages do not divide their'
-          ' files over hosts yet; run one process (its devices may be many).'
-      )
-    run(_CONFIG.value, _WORKDIR.value or default, _STAGES.value)
+    with peers_of_run.joined() as peers:
+      run(_CONFIG.value, _WORKDIR.value or default, _STAGES.value, peers)
 
 
 if __name__ == '__main__':

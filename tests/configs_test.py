@@ -10,6 +10,7 @@ import pytest
 
 from configs import common
 from palign_jax.core import errors
+from palign_jax.models import presets
 from palign_jax.stages import settings as settings_lib
 
 FOLDER = pathlib.Path(common.__file__).parent
@@ -48,6 +49,22 @@ def test_a_config_says_what_it_is(name):
   assert '--config=configs/' in module.__doc__
   with pytest.raises(ValueError, match="'nope' is none of"):
     module.get_config('nope')
+
+
+def test_every_model_of_the_paper_has_a_config():
+  paths = set()
+  for name in set(RUNS) - {'quickstart', 'traces'}:
+    config = importlib.import_module(f'configs.{name}').get_config()
+    paths.add(config.student.path)
+  traces = importlib.import_module('configs.traces')
+  for teacher in ('qwq_32b', 'r1_distill_qwen_7b'):
+    config = traces.get_config(f'teacher={teacher}')
+    model = presets.PRESETS[config.teacher.path].model
+    assert model.num_kv_heads == config.mesh.tensor
+    paths.add(config.teacher.path)
+  assert paths == set(presets.PRESETS)
+  with pytest.raises(ValueError, match='it can be qwq_32b, r1_distill'):
+    traces.get_config('teacher=gpt')
 
 
 def test_smoke_is_less():
@@ -155,7 +172,17 @@ def test_parse_arg():
         ({'assemble.keep': 'x'}, 'assemble.keep is .x.; it can be first, all'),
         ({'assemble.unverifiable': 'x'}, 'it can be drop, keep'),
         ({'sft.method': 'x'}, 'sft.method is .x.; it can be lora, full'),
-        ({'sft.remat': 'x'}, 'sft.remat is .x.; it can be none, full'),
+        ({'sft.remat': 'x'}, 'remat is .x.; it can be none, dots, save_attent'),
+        ({'sft.quantize': 'x'}, 'quantize is .x.; it can be none, int8'),
+        (
+            {'sft.quantize': 'int8', 'sft.method': 'full'},
+            "config.sft.quantize is 'int8', which only a frozen base can be",
+        ),
+        (
+            {'sft.targets': ('q', 'qkv')},
+            r"config.sft.targets is .* \['qkv'\] matches no projection",
+        ),
+        ({'sft.targets': ()}, 'config.sft.targets is .* an empty list matches'),
         ({'sft.epochs': 0}, 'config.sft.epochs is 0; at least 1'),
         ({'sft.rank': 0}, 'config.sft.rank is 0; at least 1'),
         ({'sft.export_dtype': 'int8'}, 'sft.export_dtype is .int8.; it can be'),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+import threading
 from typing import Any
 
 from etils import epath
@@ -14,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from configs import common
 from palign_jax.checkpoints import hf_export, hf_import
-from palign_jax.core import jsonl
+from palign_jax.core import jsonl, stopping
 from palign_jax.models import config as config_lib, decoder
 from palign_jax.parallel import mesh as mesh_lib
 
@@ -153,6 +154,36 @@ def model_config(**numbers: Any) -> config_lib.ModelConfig:
       'tied': False,
   }
   return config_lib.ModelConfig(**{**tiny, **numbers})
+
+
+class Peers:
+  """One of several processes, which are threads of this one."""
+
+  def __init__(self, index: int, count: int, said: list, barrier):
+    self.index, self.count = index, count
+    self._said, self._barrier = said, barrier
+
+  @classmethod
+  def team(cls, count: int) -> list['Peers']:
+    """Returns all of them."""
+    said, barrier = [None] * count, threading.Barrier(count, timeout=60)
+    return [cls(i, count, said, barrier) for i in range(count)]
+
+  def gather(self, value: Any, at: str) -> list[Any]:
+    """Returns all values, once all have come to the same place."""
+    self._said[self.index] = (at, value)
+    self._barrier.wait()
+    said = list(self._said)
+    self._barrier.wait()
+    self.check()
+    return [value for _, value in said]
+
+  def check(self) -> None:
+    """Raises if the process is to end."""
+    stopping.check()
+
+  def leave(self, code: int, reason: str) -> None:
+    """Nobody listens."""
 
 
 def one_device() -> jax.sharding.Mesh:

@@ -16,13 +16,14 @@ FLOORS = (
     {'judging'},
     {'training'},
     {'stages'},
+    {'planning'},
     {'main', 'ask', 'grade', 'plan', 'make_sandbox'},
 )
 # Third-party packages that only some files may import, wherever in the file.
 OWNERS = {
     'jax': (
         *('parallel/', 'models/', 'checkpoints/', 'sampling/', 'judging/'),
-        *('training/', 'stages/', 'main.py', 'ask.py', 'plan.py'),
+        *('training/', 'stages/', 'planning/', 'main.py', 'ask.py', 'plan.py'),
         'make_sandbox.py',
     ),
     'flax': ('models/', 'checkpoints/'),

@@ -12,7 +12,7 @@ from etils import epath
 import pytest
 
 from palign_jax import main
-from palign_jax.core import errors, jsonl
+from palign_jax.core import errors, jsonl, peers
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -239,6 +239,8 @@ def test_a_tokenizer_without_chat_template(config, tmp_path, student):
         ('prompts', 'answer', 'nope', "answer prompt 'nope': no such prompt"),
         ('teach', 'fields', 'nope', "config.teach.fields: no preset 'nope'"),
         ('mesh', 'data', 3, r'config.mesh asks for .*there are 8'),
+        ('mesh', 'tensor', 16, r'config.mesh asks for .*there are 8'),
+        ('mesh', 'dcn_data', 2, 'config.mesh.dcn_data is 2, .* set dcn_data'),
         ('sft', 'batch_size', 12, 'config.sft.batch_size is 12, no multiple'),
         (
             'sft',
@@ -256,6 +258,20 @@ def test_a_config_that_cannot_be(
 ):
   config.unlock()
   config[section][field] = value
+  refused(config, tmp_path, main.STAGES, errors.ConfigError, message)
+
+
+def test_rows_whose_tokens_do_not_split(config, tmp_path):
+  config.mesh.sequence = 2
+  config.sft.max_tokens = 255
+  message = 'config.sft.max_tokens is 255 and config.mesh.sequence 2; make'
+  refused(config, tmp_path, main.STAGES, errors.ConfigError, message)
+
+
+def test_channels_that_do_not_split(config, tmp_path):
+  config.mesh.update(data=1, fsdp=2, sequence=4)
+  config.student.path = str(fakes.model_folder(tmp_path / 'odd', embed_dim=36))
+  message = r'config.mesh.fsdp \* sequence is 8 and .* has 36 channels'
   refused(config, tmp_path, main.STAGES, errors.ConfigError, message)
 
 
@@ -340,6 +356,24 @@ def test_a_full_disk_loses_nothing(config, tmp_path, monkeypatch, place):
   assert not list((tmp_path / 'run').rglob('.*.tmp'))
   main.run(config, tmp_path / 'run', ['teach'])
   assert len(jsonl.read(tmp_path / 'run/teach/traces.jsonl')) == 5
+
+
+class Second(peers.Alone):
+  """The second of two processes; the first has opened another folder."""
+
+  index, count = 1, 2
+
+  def gather(self, value, at):
+    return ['0123456789abcdef', value]
+
+
+def test_hosts_that_see_different_folders(config, tmp_path):
+  before = snapshot(tmp_path)
+  message = '2 processes need one that all of them share'
+  with pytest.raises(errors.ConfigError, match=message) as e:
+    main.run(config, tmp_path / 'run', ['teach'], Second())
+  assert '\n' not in str(e.value)
+  assert snapshot(tmp_path) == before
 
 
 def program(*flags, max_kib='unlimited'):

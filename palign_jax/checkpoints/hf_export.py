@@ -31,15 +31,6 @@ from palign_jax.models import config as config_lib, decoder
 
 MAX_FILE_BYTES = 4 << 30
 _CONFIGS = ('config.json', 'adapter_config.json')
-_TARGETS = (
-    'q_proj',
-    'k_proj',
-    'v_proj',
-    'o_proj',
-    'gate_proj',
-    'up_proj',
-    'down_proj',
-)
 
 
 def save(
@@ -113,7 +104,8 @@ def save_adapter(
   Raises:
     CheckpointError: If the folder cannot be written.
   """
-  rank = adapters['layers']['q']['lora_a'].shape[-1]
+  targets = list(adapters['layers'])
+  rank = adapters['layers'][targets[0]]['lora_a'].shape[-1]
   raw = {
       'peft_type': 'LORA',
       'task_type': 'CAUSAL_LM',
@@ -122,12 +114,12 @@ def save_adapter(
       'lora_alpha': alpha,
       'lora_dropout': 0.0,
       'bias': 'none',
-      'target_modules': list(_TARGETS),
+      'target_modules': [f'{name}_proj' for name in targets],
       'fan_in_fan_out': False,
       'inference_mode': True,
       'modules_to_save': None,
   }
-  table, sizes = hf_names.adapter_rows(), hf_names.sizes(config, rank)
+  table, sizes = hf_names.adapter_rows(targets), hf_names.sizes(config, rank)
   tensors = list(_tensors(adapters, table, sizes))
 
   def fill(place: epath.Path) -> None:

@@ -139,9 +139,12 @@ def load_adapter(
     )
   file = folder / 'adapter_model.safetensors'
   found = {t.name: t for t in hf_files.in_file(file)}
-  table, sizes = hf_names.adapter_rows(), hf_names.sizes(config, rank)
+  there = lambda row: row.hf.format(0) in found
+  targets = {row.path[1] for row in filter(there, hf_names.adapter_rows())}
+  table = hf_names.adapter_rows(targets)
+  sizes = hf_names.sizes(config, rank)
   hf_files.check(found, table, sizes, tolerated=(), at=folder)
-  axes = lora.logical_axes(config, rank)
+  axes = lora.logical_axes(config, rank, {row.path[1] for row in table})
   params = _read(found, table, sizes, axes, jnp.dtype(jnp.float32), mesh)
   return params, alpha / rank
 

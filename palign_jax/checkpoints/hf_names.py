@@ -7,7 +7,7 @@ those of core/shapes.py.  `{}` is a layer; ours are stacked on a leading L,
 which the patterns leave out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import math
 
@@ -157,9 +157,14 @@ def rows(config: config_lib.ModelConfig) -> tuple[Row, ...]:
   )
 
 
-def adapter_rows() -> tuple[Row, ...]:
-  """Returns the rows of the adapters, by the names that PEFT gives them."""
-  return _rows(_ADAPTER, 'base_model.model.model.layers.{}.', ('layers',))
+def adapter_rows(targets: Collection[str] | None = None) -> tuple[Row, ...]:
+  """Returns the rows of the adapters, by the names that PEFT gives them.
+
+  Args:
+    targets: Our names of the projections that have one; None for all.
+  """
+  rows = _rows(_ADAPTER, 'base_model.model.model.layers.{}.', ('layers',))
+  return tuple(row for row in rows if not targets or row.path[1] in targets)
 
 
 def sizes(config: config_lib.ModelConfig, rank: int = 0) -> Sizes:

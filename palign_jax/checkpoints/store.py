@@ -6,7 +6,8 @@ sees the batches it would have seen (tests/training/loop_test.py checks it bit
 for bit).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -15,7 +16,7 @@ from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from palign_jax.core import errors
+from palign_jax.core import errors, peers as peers_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,21 @@ class Restored:
 class CheckpointStore:
   """Numbered checkpoints.  Saves in the background; leaving `with` waits."""
 
-  def __init__(self, directory: epath.PathLike, *, keep: int):
+  def __init__(
+      self,
+      directory: epath.PathLike,
+      *,
+      keep: int,
+      peers: peers_lib.Peers | None = None,
+  ):
+    """Opens the folder, or makes it.
+
+    Args:
+      directory: Where checkpoints are, for all processes the same.
+      keep: How many of the newest to keep.
+      peers: The processes that save and restore; None for this one alone.
+    """
+    self._peers = peers or peers_lib.Alone()
     self._directory = epath.Path(directory)
     if '://' not in str(directory):
       self._directory = self._directory.absolute()
@@ -43,19 +58,40 @@ class CheckpointStore:
   def __enter__(self) -> 'CheckpointStore':
     return self
 
-  def __exit__(self, *exc):
-    self._checkpointer.close()
+  def __exit__(self, kind, *exc):
+    try:
+      with self._writing():
+        self._checkpointer.close()
+    except errors.CheckpointError as e:
+      if kind is None:
+        raise
+      logging.error('%s', e)  # What ended the training is told as well.
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Turns whatever a save can fail with, now or late, into one line."""
+    try:
+      yield
+    except errors.PalignError:
+      raise
+    except Exception as e:  # Orbax and TensorStore raise many types.
+      raise errors.CheckpointError(
+          f'{self._directory}: a checkpoint cannot be written ({_reason(e)});'
+          ' mend this (is there room?) and run the same command again, it goes'
+          ' on from the checkpoint before.'
+      ) from e
 
   def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
     """Saves `step`, unless it is there already and could be read."""
     if step in self._broken or step not in self._steps():
-      self._checkpointer.save_async(
-          step,
-          state,
-          force=True,
-          overwrite=step in self._broken,
-          custom_metadata=dict(data),
-      )
+      with self._writing():
+        self._checkpointer.save_async(
+            step,
+            state,
+            force=True,
+            overwrite=step in self._broken,
+            custom_metadata=dict(data),
+        )
       self._broken.discard(step)
 
   def restore(self, like: Any, step: int | None = None) -> Restored | None:
@@ -80,24 +116,33 @@ class CheckpointStore:
         )
       return self._load(step, like)
     for candidate in reversed(steps):
-      try:
-        return self._load(candidate, like)
-      except errors.PalignError:
-        raise
-      except Exception as e:  # Orbax has no one type for what is broken.
-        self._broken.add(candidate)
-        logging.warning(
-            'Checkpoint %s/%d cannot be read (%s); trying the one before.',
-            self._directory,
-            candidate,
-            str(e).partition('\n')[0],
-        )
+      restored, trouble = self._try(candidate, like)
+      # What one host cannot read, none may go on from.
+      troubles = self._peers.gather(trouble, at=f'checkpoint {candidate}')
+      if not any(troubles):
+        return restored
+      self._broken.add(candidate)
+      logging.warning(
+          'Checkpoint %s/%d cannot be read (%s); trying the one before.',
+          self._directory,
+          candidate,
+          next(filter(None, troubles)),
+      )
     if steps:
       raise errors.CheckpointError(
           f'{self._directory}: none of the checkpoints {steps} can be read;'
           ' remove the folder to start anew.'
       )
     return None
+
+  def _try(self, step: int, like: Any) -> tuple[Restored | None, str]:
+    """Returns a checkpoint, or None and why it cannot be read."""
+    try:
+      return self._load(step, like), ''
+    except errors.PalignError:
+      raise
+    except Exception as e:  # Orbax has no one type for what is broken.
+      return None, _reason(e)
 
   def _load(self, step: int, like: Any) -> Restored:
     saved = self._checkpointer.metadata(step)
@@ -113,6 +158,12 @@ class CheckpointStore:
 
   def _steps(self) -> list[int]:
     return sorted(c.step for c in self._checkpointer.checkpoints)
+
+
+def _reason(error: Exception) -> str:
+  """Returns the line of an error that says most, without its end."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return (lines[0] if lines else type(error).__name__).rstrip('.')
 
 
 def _leaves(tree: Any) -> set[str]:

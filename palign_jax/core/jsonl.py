@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from palign_jax.core import errors
+from palign_jax.core import errors, stopping
 
 Row = dict[str, Any]
 
@@ -77,18 +77,30 @@ def write(path: epath.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-  """Writes `text` whole, or leaves `path` as it was.
+  """Writes `text` whole, or leaves `path` as it was."""
+  write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+  """Writes `data` whole, or leaves `path` as it was.
 
   Raises:
     DataError: If the place cannot be written (no room, no permission).
+    Stopped: If the process was told to end meanwhile; it is written.
   """
   path = epath.Path(path)
-  data = text.encode('utf-8')
+  # An object that is left by an exception would be put as far as it got.
+  with stopping.later():
+    _write(path, data)
+  stopping.check()
+
+
+def _write(path: epath.Path, data: bytes) -> None:
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if '://' in str(path):
       path.write_bytes(data)
       return
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
       with open(beside, 'wb') as f:

@@ -10,13 +10,14 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
 from typing import Any
 
 from absl import logging
 from etils import epath
 
-from palign_jax.core import errors, jsonl
+from palign_jax.core import errors, jsonl, parts as parts_lib
 
 # Which stages a section of the config bears on, where it is not the section's
 # own; sections of `FREE` bear on none.
@@ -29,6 +30,19 @@ _BEARS_ON = {
 }
 # They cannot change results (but by rounding, and a manifest names them).
 FREE = ('mesh', 'compute', 'report')
+# Of those, what decides the shapes of programs: rows from before a change and
+# from after it are equal within rounding, no longer bit for bit.
+SHAPES = (
+    'mesh',
+    'compute.num_rows',
+    'compute.judge_tokens',
+    'compute.memory_gib',
+    'compute.shared_trunk',
+    'compute.prefill_tokens',
+    'compute.group',
+    'compute.rows_per_device',
+    'compute.loss_chunk',
+)
 # What jsonl.py and hf_export.py write beside their place, by process.
 _HALF_WRITTEN = re.compile(r'\..+\.(\d+)\.(?:tmp|old)')
 
@@ -63,7 +77,14 @@ class Workdir:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     manifest = self._read('manifest.json') or {'created': now}
     inputs = {**manifest.get('inputs', {}), **facts.get('inputs', {})}
+    changes = list(manifest.get('changes', ()))
+    if old is not None and (
+        change := self._change(old, manifest, config, facts)
+    ):
+      changes.append({'at': now, **change})
     manifest = {**manifest, **facts, 'inputs': inputs, 'updated': now}
+    manifest['changes'] = changes
+    manifest['token'] = secrets.token_hex(8)
     try:
       self._write('config.json', config)
       self._write('manifest.json', manifest)
@@ -71,6 +92,11 @@ class Workdir:
       raise errors.ConfigError(
           f'--workdir={self.path} cannot be written: {e}'
       ) from e
+
+  @property
+  def token(self) -> str:
+    """What the last `open` left in the manifest, different every time."""
+    return (self._read('manifest.json') or {}).get('token', '')
 
   def finished(self, stage: str) -> bool:
     """Returns whether a stage has written its last file."""
@@ -82,8 +108,9 @@ class Workdir:
     return folder.exists() and any(folder.iterdir())
 
   def finish(self, stage: str, summary: Mapping[str, Any]) -> None:
-    """Marks a stage as finished."""
+    """Marks a stage as finished; only now its parts may go."""
     self._write(f'{stage}/summary.json', summary)
+    self._drop_parts(stage)
 
   def summary(self, stage: str) -> dict[str, Any]:
     """Returns what a finished stage said of itself."""
@@ -112,6 +139,40 @@ class Workdir:
           ' give a new --workdir.'
       )
 
+  def _change(self, old, manifest, new, facts) -> dict[str, Any] | None:
+    """Returns what changed that bears on the last bits of rows under way.
+
+    The stages it names have rows of both kinds; `rows` of them are from before.
+    """
+    was, now = flatten(old), flatten(new)
+    for name in ('devices', 'hosts'):
+      now[name] = facts.get(name)
+      was[name] = manifest.get(name, now[name])
+    shapes = (*SHAPES, 'devices', 'hosts')
+    changed = {
+        name: [was.get(name), now.get(name)]
+        for name in sorted(was.keys() | now.keys())
+        if name.startswith(shapes) and was.get(name) != now.get(name)
+    }
+    under_way = [s for s in self._stages if self.begun(s)]
+    rows = {s: self._num_rows(s) for s in under_way if not self.finished(s)}
+    return {'changed': changed, 'rows': rows} if changed and rows else None
+
+  def _num_rows(self, stage: str) -> int:
+    """Returns how many rows of a stage are in parts."""
+    return sum(map(parts_lib.num_rows, self._parts(stage)))
+
+  def _parts(self, stage: str) -> list[epath.Path]:
+    """Returns the folders of parts, of files at most one folder deep."""
+    folder = self.path / stage
+    if not folder.exists():
+      return []
+    return [*folder.glob('*.parts'), *folder.glob('*/*.parts')]
+
+  def _drop_parts(self, stage: str) -> None:
+    for folder in self._parts(stage):
+      folder.rmtree()
+
   def _has_used(self, name: str) -> bool:
     """Returns whether a stage that a field bears on has begun."""
     section = name.split('.')[0]
@@ -119,12 +180,13 @@ class Workdir:
     return section not in FREE and any(map(self.begun, bears_on))
 
   def _sweep(self) -> None:
-    """Removes what processes that were killed had half written."""
+    """Removes what processes that were killed had half written, or left."""
+    for stage in filter(self.finished, self._stages):
+      self._drop_parts(stage)
     if '://' in str(self.path):
       return
     for stage in self._stages:
-      if self.finished(stage):
-        continue
+      # Finished ones as well: a report is made anew.
       for path in list(pathlib.Path(self.path / stage).rglob('.*.*')):
         name = _HALF_WRITTEN.fullmatch(path.name)
         if name and not _is_alive(int(name[1])):

@@ -197,20 +197,43 @@ class TrunkScorer:
 
   def _used(self, num_rows: int, size: int) -> int | None:
     """Returns what the greediest program needs; None if XLA has no room."""
-    per_shard = self.chunk_rows(num_rows, num_rows)
     try:
-      with _guard():
-        trunks = memory.needed(self._grow_program(num_rows, size, per_shard))
-        if 2 * trunks <= self._budget:
-          return trunks  # Room enough for any fork.
-        forks = [
-            self._fork_program(num_rows, size, num, _WIDE, per_shard)
-            for num in (1, _FORKS)
-            for per_shard in [self.fork_rows(num, _WIDE, num_rows)]
-        ]
-        return max(trunks, *map(memory.needed, forks))
+      trunks = memory.needed(self.trunk_program(num_rows, size))
+      if 2 * trunks <= self._budget:
+        return trunks  # Room enough for any fork.
+      forks = self.fork_programs(num_rows, size)
+      return max(trunks, *map(memory.needed, forks))
     except OutOfMemory:
       return None
+
+  def chunk_shape(self, num_rows: int) -> tuple[int, int]:
+    """Returns rows and tokens of the chunk that `trunk_program` reads."""
+    return self._shards * self.chunk_rows(num_rows, num_rows), _CHUNK
+
+  def trunk_program(self, num_rows: int, size: int) -> jax.stages.Compiled:
+    """Returns the greediest program that reads trunks.
+
+    Args:
+      num_rows: Trunks of a row shard.
+      size: As of `capacity`.
+
+    Raises:
+      OutOfMemory: If XLA has no room for it.
+    """
+    with _guard():
+      per_shard = self.chunk_rows(num_rows, num_rows)
+      return self._grow_program(num_rows, size, per_shard)
+
+  def fork_programs(
+      self, num_rows: int, size: int
+  ) -> list[jax.stages.Compiled]:
+    """Returns the greediest programs that read forks; see `trunk_program`."""
+    with _guard():
+      return [
+          self._fork_program(num_rows, size, num, _WIDE, per_shard)
+          for num in (1, _FORKS)
+          for per_shard in [self.fork_rows(num, _WIDE, num_rows)]
+      ]
 
   def open(self, trunks: Sequence[Sequence[int]]) -> 'Batch':
     """Returns a batch of trunks, none of them read yet.

@@ -49,12 +49,64 @@ def causal(
   return jnp.concatenate(outs, axis=1)[:, :T]
 
 
+def part(
+    q: Float[Array, 'B T N H'],
+    k: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K H'],
+    query_segments: Int[Array, 'B T'],
+    key_segments: Int[Array, 'B S'],
+    first: Int[Array, ''],
+) -> Float[Array, 'B T N H']:
+  """Attends from a part of a row to the whole of it, as `causal` does.
+
+  The backward pass computes the scores again, so that it never holds those of
+  more than one block.
+
+  Args:
+    q: Queries of the part, rotated.
+    k: Keys of the row, rotated.
+    v: Its values.
+    query_segments: Of the part.
+    key_segments: Of the row.
+    first: Where in the row the part begins.
+  """
+  T, S = q.shape[1], k.shape[1]
+  size = min(_BLOCK, T)
+  pad = ((0, 0), (0, -T % size))
+  q = jnp.pad(q, (*pad, (0, 0), (0, 0)))
+  query_segments = jnp.pad(query_segments, pad)
+  num_extents = min(_EXTENTS, -(-S // _BLOCK))
+  ends = [-(-S * (i + 1) // num_extents) for i in range(num_extents)]
+
+  def reaching(end):
+    """Returns what attends to the keys up to `end` only."""
+    return lambda q, k, v, segments, row, at: _block(
+        q, k[:, :end], v[:, :end], segments, row[:, :end], at
+    )
+
+  @jax.checkpoint
+  def one(i, q, k, v, query_segments, key_segments):
+    cut = lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, 1)
+    at = first + i * size
+    last = jnp.minimum(at + size, S)
+    which = jnp.sum(last > jnp.asarray(ends, last.dtype))
+    args = cut(q), k, v, cut(query_segments), key_segments, at
+    return jax.lax.switch(which, [reaching(end) for end in ends], *args)
+
+  args = q, k, v, query_segments, key_segments
+  steps = jnp.arange(q.shape[1] // size, dtype=jnp.int32)
+  out = jax.lax.map(lambda i: one(i, *args), steps)
+  out = jnp.moveaxis(out, 0, 1)
+  return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :T]
+
+
 def _span(q, k, v, segments, begin: int, end: int):
   """Attends from query blocks begin..end to the keys up to the last of them."""
   stop = end * _BLOCK
   keys, values = k[:, :stop], v[:, :stop]
   key_segments = None if segments is None else segments[:, :stop]
 
+  @jax.checkpoint  # Or the backward pass would hold all scores, T x T / 2.
   def one(i):
     cut = lambda x: jax.lax.dynamic_slice_in_dim(x, i * _BLOCK, _BLOCK, 1)
     query_segments = None if segments is None else cut(segments)

@@ -11,7 +11,7 @@ the second form: a scan would copy each layer's cache in and out.
 
 from collections.abc import Callable
 import functools
-from typing import Any, Literal
+from typing import Any
 
 from flax import nnx
 import jax
@@ -20,12 +20,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from palign_jax.models import config as config_lib, kernels, layers, rope
+from palign_jax.models import (
+    config as config_lib,
+    kernels,
+    layers,
+    remat as remat_lib,
+    rope,
+)
+from palign_jax.parallel import rules
 
 Params = dict[str, Any]
 # Per layer, keys [B K H S] and values [B K S H].
 Cache = tuple[tuple[Array, Array], ...]
-Remat = Literal['none', 'full']
+PROJECTIONS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
 
 
 class _Ends(nnx.Module):
@@ -61,7 +68,7 @@ def init(
   key, ends_key = jax.random.split(key)
 
   def block(key):
-    return _split(layers.Block(config, rank=0, rngs=nnx.Rngs(key)))
+    return _split(layers.Block(config, rngs=nnx.Rngs(key)))
 
   ends = _split(_Ends(config, rngs=nnx.Rngs(ends_key)))
   stack = jax.vmap(block)(jax.random.split(key, config.num_layers))
@@ -74,10 +81,16 @@ def abstract(config: config_lib.ModelConfig, dtype: DTypeLike) -> Params:
 
 
 @functools.lru_cache(maxsize=64)
-def _graph(config: config_lib.ModelConfig, rank: int):
+def _graph(
+    config: config_lib.ModelConfig,
+    ranks: tuple[tuple[str, int], ...],
+    quantized: bool,
+):
   """Returns a block's structure, and the logical axes of its parameters."""
   block = nnx.eval_shape(
-      lambda: layers.Block(config, rank=rank, rngs=nnx.Rngs(0))
+      lambda: layers.Block(
+          config, rngs=nnx.Rngs(0), ranks=dict(ranks), quantized=quantized
+      )
   )
   graph, state = nnx.split(block)
   return graph, state, _axes(state)
@@ -88,17 +101,20 @@ def _axes(state) -> Params:
   return nnx.traversals.unflatten_mapping(names)
 
 
-def logical_axes(config: config_lib.ModelConfig, rank: int = 0) -> Params:
+def logical_axes(
+    config: config_lib.ModelConfig, rank: int = 0, quantized: bool = False
+) -> Params:
   """Returns the names of the axes of each parameter, as a tree of tuples.
 
   Args:
     config: The model.
     rank: With `rank` > 0 the adapters' parameters are among them.
+    quantized: Whether those of `quantization.quantize` are.
   """
   ends = nnx.eval_shape(lambda: _Ends(config, rngs=nnx.Rngs(0)))
   stack = jax.tree.map(
       lambda names: ('layers', *names),
-      _graph(config, rank)[2],
+      _graph(config, tuple((name, rank) for name in PROJECTIONS), quantized)[2],
       is_leaf=lambda x: isinstance(x, tuple),
   )
   return {**_axes(nnx.state(ends, nnx.Param)), 'layers': stack}
@@ -143,9 +159,10 @@ def unstack(params: Params, *, consume: bool = False) -> Params:
 
 
 def _block(config: config_lib.ModelConfig, layer: Params) -> layers.Block:
-  adapter = layer['q'].get('lora_a')
-  rank = 0 if adapter is None else adapter.shape[-1]
-  graph, state, _ = _graph(config, rank)
+  rank = lambda name: layer[name]['lora_a'].shape[-1]
+  adapted = [name for name in PROJECTIONS if 'lora_a' in layer[name]]
+  ranks = tuple((name, rank(name)) for name in adapted)
+  graph, state, _ = _graph(config, ranks, 'kernel_scale' in layer['q'])
   state = jax.tree.map(lambda v: v, state)
   nnx.replace_by_pure_dict(state, layer)
   return nnx.merge(graph, state)
@@ -167,7 +184,8 @@ def _run(
     attend: Callable,
     *,
     lora_scale: float,
-    remat: Remat = 'none',
+    remat: str = 'none',
+    layout: rules.Layout = rules.ANYWHERE,
 ) -> tuple[Float[Array, 'B T D'], Any]:
   """Runs all layers and the final norm.
 
@@ -178,7 +196,8 @@ def _run(
     positions: Of each token in its own sequence.
     attend: (layer's number, q, k, v) -> (attended values, what to keep).
     lora_scale: Factor on the adapters' part.
-    remat: 'full' recomputes each layer in the backward pass.
+    remat: What the backward pass computes again; see remat.py.
+    layout: Where activations live.
 
   Returns:
     The normalised stream, and what each layer kept: stacked, or as a tuple.
@@ -188,12 +207,11 @@ def _run(
   def step(x, numbered):
     i, layer = numbered
     return _block(config, layer)(
-        x, rotate, lambda *qkv: attend(i, *qkv), lora_scale
+        x, rotate, lambda *qkv: attend(i, *qkv), lora_scale, layout
     )
 
-  if remat == 'full':
-    step = jax.checkpoint(step)
   stack = params['layers']
+  step = remat_lib.wrap(step, remat, in_scan=not isinstance(stack, tuple))
   if isinstance(stack, tuple):
     kept = []
     for numbered in enumerate(stack):
@@ -222,7 +240,7 @@ def hidden(
     *,
     dtype: DTypeLike,
     lora_scale: float = 0.0,
-    remat: Remat = 'none',
+    remat: str = 'none',
     backend: kernels.Backend = kernels.XLA,
 ) -> Float[Array, 'B T D']:
   """Returns the stream after the final norm: `logits` of it are the model's.
@@ -236,16 +254,25 @@ def hidden(
       None if each row is one sequence, padded on the right.
     dtype: Of the computation, and of the result.
     lora_scale: alpha / rank of the adapters.
-    remat: 'full' recomputes each layer in the backward pass.
-    backend: Who computes attention.
+    remat: What the backward pass computes again; see remat.py.
+    backend: Who computes attention; if it knows the devices, rows, tokens and
+      channels lie on them as the table of parallel/rules.py says.
   """
+  layout = rules.Layout(backend.mesh)
 
   def attend(_, q, k, v):
     return kernels.causal(backend, q, k, v, segments), None
 
   x = _embed(params, tokens, dtype)
   x, _ = _run(
-      params, config, x, positions, attend, lora_scale=lora_scale, remat=remat
+      params,
+      config,
+      layout(x, 'act_batch', 'act_time', 'act_embed'),
+      positions,
+      attend,
+      lora_scale=lora_scale,
+      remat=remat,
+      layout=layout,
   )
   return x
 
@@ -272,23 +299,26 @@ def extend(
     *,
     dtype: DTypeLike,
     lora_scale: float = 0.0,
+    layout: rules.Layout = rules.ANYWHERE,
 ) -> tuple[Float[Array, 'B T D'], Any]:
   """Reads tokens whose attention, and what becomes of it, is the caller's.
 
   Args:
-    params: Weights, unstacked.
+    params: Weights.
     config: The model.
     tokens: Ids.
     positions: Of each in its own sequence.
     attend: (layer's number, q, k, v) -> (attended values, what to keep).
     dtype: Of the computation.
     lora_scale: alpha / rank of the adapters.
+    layout: Where activations live.
 
   Returns:
     The stream after the final norm, and what each layer kept.
   """
   x = _embed(params, tokens, dtype)
-  return _run(params, config, x, positions, attend, lora_scale=lora_scale)
+  rest = dict(lora_scale=lora_scale, layout=layout)
+  return _run(params, config, x, positions, attend, **rest)
 
 
 def new_cache(

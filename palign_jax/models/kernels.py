@@ -16,6 +16,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -25,6 +26,7 @@ from palign_jax.models import (
     kernels_cache,
     kernels_cudnn,
     kernels_splash,
+    remat,
 )
 from palign_jax.parallel import mesh as mesh_lib
 
@@ -32,6 +34,7 @@ NAMES = ('auto', 'xla', 'cudnn', 'pallas')
 
 _ROWS = mesh_lib.ROWS
 _OWN = PartitionSpec(*_ROWS, None, 'tensor')  # [B T N H]
+_PART = PartitionSpec(*mesh_lib.TOKENS, 'tensor')  # The same, T split too.
 _FORKS = PartitionSpec(*_ROWS, None, None, 'tensor')  # [B M T N H]
 _CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S]
 
@@ -123,20 +126,65 @@ def causal(
     ConfigError: If the named backend cannot take these inputs.
   """
   uneven = _uneven(backend.mesh, q.shape[0], k.shape[2])
+  if mesh_lib.num_parts(backend.mesh) > 1:
+    return _in_parts(backend, q, k, v, segments, uneven)
   cudnn = uneven or kernels_cudnn.refusal(q.dtype, q.shape[-1])
   if segments is not None:
     cudnn = 'it cannot keep the sequences of packed rows apart'
   name = backend.pick('causal', {'cudnn': cudnn, 'pallas': uneven})
-  if name == 'xla':
-    return attention.causal(q, k, v, segments)
-  if name == 'cudnn':
-    return _each(backend, kernels_cudnn.causal, (_OWN,) * 3, _OWN)(q, k, v)
-  splash = functools.partial(kernels_splash.causal, interpret=backend.interpret)
+  if name == 'xla' and uneven:  # All devices compute all, or XLA finds a way.
+    return remat.named(attention.causal(q, k, v, segments))
+  args, specs = (q, k, v), (_OWN,) * 3
+  if segments is not None:
+    args, specs = (*args, segments), (*specs, _ROWS)
+  kernel = {
+      'xla': lambda *args: remat.named(attention.causal(*args)),
+      'cudnn': lambda q, k, v, _: remat.named(kernels_cudnn.causal(q, k, v)),
+      'pallas': functools.partial(
+          kernels_splash.causal, interpret=backend.interpret
+      ),
+  }[name]
+  run = lambda q, k, v, segments=None: kernel(q, k, v, segments)
+  return _each(backend, run, specs, _OWN)(*args)
+
+
+def _in_parts(backend: Backend, q, k, v, segments, uneven: str | None):
+  """Attends from the tokens that a device has to those of all its row.
+
+  Keys and values of the row are gathered; queries stay where they are.
+  """
+  mesh, parts = backend.mesh, mesh_lib.num_parts(backend.mesh)
+  T, N = q.shape[1:3]
+  if T % parts:
+    uneven = f'rows of {T} tokens do not split {parts} ways over sequence'
+  if uneven:
+    raise errors.ConfigError(f'attention: {uneven}; change config.mesh.')
+  refusals = {
+      'cudnn': 'it takes whole rows, and config.mesh.sequence splits them',
+      'pallas': kernels_splash.refusal(T, parts),
+  }
+  name = backend.pick('causal', refusals)
   if segments is None:
-    alone = lambda q, k, v: splash(q, k, v, None)
-    return _each(backend, alone, (_OWN,) * 3, _OWN)(q, k, v)
-  specs = (_OWN, _OWN, _OWN, _ROWS)
-  return _each(backend, splash, specs, _OWN)(q, k, v, segments)
+    segments = jnp.zeros(q.shape[:2], jnp.int32)
+  row = lambda x: jax.lax.all_gather(x, 'sequence', axis=1, tiled=True)
+  specs = (_PART, _PART, _PART, mesh_lib.TOKENS)
+  if name == 'pallas':
+    heads = N // mesh.shape['tensor']
+    kernel = kernels_splash.in_parts(T, heads, parts, backend.interpret)
+
+    def splash(kernel, q, k, v, segments):
+      rest = row(k), row(v), segments, row(segments)
+      return kernels_splash.part(kernel, q, *rest)
+
+    specs = (kernels_splash.sharding_spec(kernel, mesh), *specs)
+    return _each(backend, splash, specs, _PART)(kernel, q, k, v, segments)
+
+  def part(q, k, v, segments):
+    first = jax.lax.axis_index('sequence') * q.shape[1]
+    rest = row(k), row(v), segments, row(segments)
+    return remat.named(attention.part(q, *rest, first))
+
+  return _each(backend, part, specs, _PART)(q, k, v, segments)
 
 
 def beside(

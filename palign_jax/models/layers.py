@@ -5,7 +5,9 @@ A parameter carries the logical names of its axes as `axes` metadata;
 of the checkpoint and cast to the dtype of the computation on use.
 """
 
+from collections.abc import Mapping
 import math
+import types
 
 from flax import nnx
 import jax
@@ -13,6 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from palign_jax.models import config as config_lib
+from palign_jax.parallel import rules
+
+# Adapters have too few ranks to split; these axes of theirs split instead.
+_LORA_AXES = {'mlp': 'lora_mlp', 'head_dim': 'lora_head_dim'}
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> jax.Array:
@@ -20,16 +26,27 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> jax.Array:
   return jax.random.normal(rngs.params(), shape, jnp.float32) * scale
 
 
-def _contract(x: jax.Array, kernel: jax.Array, num_inputs: int) -> jax.Array:
+def _contract(
+    x: jax.Array, kernel: jax.Array, num_inputs: int, flat: bool
+) -> jax.Array:
   """Returns the sum over the last `num_inputs` axes of x, the first of kernel.
 
-  As one product of two matrices: XLA on a CPU makes transposed copies for the
-  gradient of a product of more axes, which cost a quarter of a training step.
+  As one product of two matrices if `flat`: XLA on a CPU makes transposed copies
+  for the gradient of a product of more axes, which cost a quarter of a training
+  step.  But rows and tokens that are both split have no common axis to be
+  split along.
   """
   lead, out = x.shape[: x.ndim - num_inputs], kernel.shape[num_inputs:]
   fan_in = math.prod(kernel.shape[:num_inputs])
-  y = x.reshape(-1, fan_in) @ kernel.reshape(fan_in, -1)
+  rows = (-1,) if flat else lead
+  y = x.reshape(*rows, fan_in) @ kernel.reshape(fan_in, -1)
   return y.reshape(*lead, *out)
+
+
+def _beside(y: jax.Array, each: jax.Array, combine) -> jax.Array:
+  """Combines y with numbers for its last axes."""
+  shape = (1,) * (y.ndim - each.ndim) + each.shape
+  return combine(y, each.astype(y.dtype).reshape(shape))
 
 
 class RMSNorm(nnx.Module):
@@ -65,6 +82,7 @@ class Projection(nnx.Module):
       bias: bool,
       rank: int,
       rngs: nnx.Rngs,
+      quantized: bool = False,
   ):
     """Args map the logical names of the axes to their sizes, in order."""
     into, out = tuple(inputs.values()), tuple(outputs.values())
@@ -73,25 +91,32 @@ class Projection(nnx.Module):
     self.kernel = nnx.Param(
         _normal(rngs, into + out, fan_in), axes=(*inputs, *outputs)
     )
+    if quantized:  # The kernel is int8; see quantization.py.
+      self.kernel_scale = nnx.Param(
+          jnp.ones(out, jnp.float32), axes=(*outputs,)
+      )
     if bias:
       self.bias = nnx.Param(jnp.zeros(out, jnp.float32), axes=(*outputs,))
     if rank:
+      spread = lambda axes: tuple(_LORA_AXES.get(a, a) for a in axes)
       self.lora_a = nnx.Param(
-          _normal(rngs, (*into, rank), fan_in), axes=(*inputs, 'rank')
+          _normal(rngs, (*into, rank), fan_in), axes=(*spread(inputs), 'rank')
       )
       self.lora_b = nnx.Param(
-          jnp.zeros((rank, *out), jnp.float32), axes=('rank', *outputs)
+          jnp.zeros((rank, *out), jnp.float32), axes=('rank', *spread(outputs))
       )
 
-  def __call__(self, x: Array, lora_scale: float) -> Array:
-    y = _contract(x, self.kernel[...].astype(x.dtype), self.num_inputs)
+  def __call__(self, x: Array, lora_scale: float, flat: bool = True) -> Array:
+    kernel = self.kernel[...].astype(x.dtype)
+    y = _contract(x, kernel, self.num_inputs, flat)
+    if hasattr(self, 'kernel_scale'):
+      y = _beside(y, self.kernel_scale[...], jnp.multiply)
     if hasattr(self, 'bias'):
-      bias = self.bias[...].astype(x.dtype)
-      y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+      y = _beside(y, self.bias[...], jnp.add)
     if hasattr(self, 'lora_a'):
       a, b = self.lora_a[...], self.lora_b[...]
-      down = _contract(x.astype(a.dtype), a, self.num_inputs)
-      delta = _contract(down, b, 1) * a.dtype.type(lora_scale)
+      down = _contract(x.astype(a.dtype), a, self.num_inputs, flat)
+      delta = _contract(down, b, 1, flat) * a.dtype.type(lora_scale)
       y = (y.astype(delta.dtype) + delta).astype(x.dtype)
     return y
 
@@ -100,30 +125,49 @@ class Block(nnx.Module):
   """One layer: attention, then a gated MLP, each on a normalised residual."""
 
   def __init__(
-      self, config: config_lib.ModelConfig, *, rank: int, rngs: nnx.Rngs
+      self,
+      config: config_lib.ModelConfig,
+      *,
+      rngs: nnx.Rngs,
+      ranks: Mapping[str, int] = types.MappingProxyType({}),
+      quantized: bool = False,
   ):
+    """Makes a block.
+
+    Args:
+      config: The model.
+      rngs: Of its random weights.
+      ranks: Of the adapters, by projection; 0 or absent for none.
+      quantized: Whether kernels are int8 with a step per output.
+    """
     c = config
     embed, mlp = {'embed': c.embed_dim}, {'mlp': c.mlp_dim}
     heads = {'heads': c.num_heads, 'head_dim': c.head_dim}
     kv_heads = {'kv_heads': c.num_kv_heads, 'head_dim': c.head_dim}
-    make = lambda i, o, bias=False: Projection(
-        i, o, bias=bias, rank=rank, rngs=rngs
-    )
+
+    def make(name, inputs, outputs, bias=False):
+      rank = ranks.get(name, 0)
+      return Projection(
+          inputs, outputs, bias=bias, rank=rank, rngs=rngs, quantized=quantized
+      )
+
     norm = lambda: RMSNorm(c.embed_dim, 'embed', c.norm_eps)
     self.attn_norm = norm()
-    self.q = make(embed, heads, c.qkv_bias)
-    self.k = make(embed, kv_heads, c.qkv_bias)
-    self.v = make(embed, kv_heads, c.qkv_bias)
-    self.o = make(heads, embed)
+    self.q = make('q', embed, heads, c.qkv_bias)
+    self.k = make('k', embed, kv_heads, c.qkv_bias)
+    self.v = make('v', embed, kv_heads, c.qkv_bias)
+    self.o = make('o', heads, embed)
     if c.qk_norm:
       self.q_norm = RMSNorm(c.head_dim, 'head_dim', c.norm_eps)
       self.k_norm = RMSNorm(c.head_dim, 'head_dim', c.norm_eps)
     self.mlp_norm = norm()
-    self.gate = make(embed, mlp)
-    self.up = make(embed, mlp)
-    self.down = make(mlp, embed)
+    self.gate = make('gate', embed, mlp)
+    self.up = make('up', embed, mlp)
+    self.down = make('down', mlp, embed)
 
-  def __call__(self, x, rotate, attend, lora_scale: float):
+  def __call__(
+      self, x, rotate, attend, lora_scale: float, layout=rules.ANYWHERE
+  ):
     """Returns the residual stream one layer on, and what `attend` keeps.
 
     Args:
@@ -131,21 +175,30 @@ class Block(nnx.Module):
       rotate: Turns queries or keys [B T N H] by their positions.
       attend: (q, k, v) -> (attended values [B T N H], anything to keep).
       lora_scale: Factor on the adapters' part; not read without adapters.
+      layout: Where activations live.
     """
-    k, v = self.keys_values(x, rotate, lora_scale)
-    q = self.q(self.attn_norm(x), lora_scale)
+    call = (lora_scale, not layout.splits_rows)
+    stream = lambda x: layout(x, 'act_batch', 'act_time', 'act_embed')
+    wide = lambda x: layout(x, 'act_batch', 'act_time', 'act_mlp')
+    k, v = self.keys_values(x, rotate, lora_scale, layout)
+    q = self.q(self.attn_norm(x), *call)
     if hasattr(self, 'q_norm'):
       q = self.q_norm(q)
+    q = layout(q, 'act_batch', 'act_time', 'act_heads', 'head_dim')
     out, kept = attend(rotate(q), k, v)
-    x = x + self.o(out, lora_scale)
+    x = stream(x + self.o(out, *call))
     y = self.mlp_norm(x)
-    gate = jax.nn.silu(self.gate(y, lora_scale))
-    return x + self.down(gate * self.up(y, lora_scale), lora_scale), kept
+    y = wide(jax.nn.silu(self.gate(y, *call))) * wide(self.up(y, *call))
+    return stream(x + self.down(y, *call)), kept
 
-  def keys_values(self, x, rotate, lora_scale: float):
+  def keys_values(self, x, rotate, lora_scale: float, layout=rules.ANYWHERE):
     """Returns rotated keys and values [B T K H]: all that a cache needs."""
+    call = (lora_scale, not layout.splits_rows)
     y = self.attn_norm(x)
-    k, v = self.k(y, lora_scale), self.v(y, lora_scale)
+    k, v = self.k(y, *call), self.v(y, *call)
     if hasattr(self, 'k_norm'):
       k = self.k_norm(k)
-    return rotate(k), v
+    own = lambda x: layout(
+        x, 'act_batch', 'act_time', 'act_kv_heads', 'head_dim'
+    )
+    return rotate(own(k)), own(v)

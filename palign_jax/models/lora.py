@@ -1,9 +1,10 @@
-"""Low-rank adapters on all seven projections of every layer.
+"""Low-rank adapters on projections of every layer, all seven or some.
 
 Source: Hu et al. 2021, arXiv 2106.09685; scale alpha / rank as in PEFT.
 Adapters are a tree of their own, float32, beside frozen weights of any dtype.
 """
 
+from collections.abc import Collection
 import math
 from typing import Any
 
@@ -13,15 +14,24 @@ from jax.typing import DTypeLike
 
 from palign_jax.models import config as config_lib, decoder
 
-PROJECTIONS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+PROJECTIONS = decoder.PROJECTIONS
 
 
 def init(
-    config: config_lib.ModelConfig, rank: int, key: jax.Array
+    config: config_lib.ModelConfig,
+    rank: int,
+    key: jax.Array,
+    targets: Collection[str] = PROJECTIONS,
 ) -> decoder.Params:
   """Returns adapters that change nothing yet: B is zero, A is random.
 
   A is uniform within 1 / sqrt(fan in), which is PEFT's initialisation.
+
+  Args:
+    config: The model.
+    rank: Of all adapters.
+    key: Of the draw.
+    targets: The projections that get one.
   """
   shapes = decoder.abstract(config, jnp.float32)['layers']
   adapters = {}
@@ -30,6 +40,8 @@ def init(
     cut = 2 if name == 'o' else 1
     into, out = tuple(shape[:cut]), tuple(shape[cut:])
     key, draw = jax.random.split(key)
+    if name not in targets:
+      continue
     bound = 1 / math.sqrt(math.prod(into))
     adapters[name] = {
         'lora_a': jax.random.uniform(
@@ -44,11 +56,16 @@ def init(
   return {'layers': adapters}
 
 
-def logical_axes(config: config_lib.ModelConfig, rank: int) -> decoder.Params:
+def logical_axes(
+    config: config_lib.ModelConfig,
+    rank: int,
+    targets: Collection[str] = PROJECTIONS,
+) -> decoder.Params:
   """Returns the names of the axes of each adapter's parameters."""
   axes = decoder.logical_axes(config, rank)['layers']
   keep = lambda tree: {k: v for k, v in tree.items() if k.startswith('lora_')}
-  return {'layers': {name: keep(axes[name]) for name in PROJECTIONS}}
+  names = [name for name in PROJECTIONS if name in targets]
+  return {'layers': {name: keep(axes[name]) for name in names}}
 
 
 def join(params: Any, adapters: Any) -> Any:

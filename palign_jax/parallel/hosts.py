@@ -83,6 +83,8 @@ def _explicit(environment: Mapping[str, str]) -> tuple[str, int, int]:
 def _initialize(trouble: str, **parameters) -> None:
   """Starts jax.distributed, with collectives that CPUs have too."""
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  # It would take SIGTERM for itself; see core/stopping.py.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(**parameters)
   except (ValueError, RuntimeError) as e:

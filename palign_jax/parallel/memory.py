@@ -44,7 +44,7 @@ def budget(gib: float, mesh: Mesh) -> int:
           ' take on a device.'
       )
     here = int(_SHARE * stats['bytes_limit'])
-  if jax.process_count() == 1:
+  if not mesh.is_multi_process:
     return here
   mib = np.int32(here >> 20)  # Bytes would not fit JAX's integers.
   return int(np.min(multihost_utils.process_allgather(mib))) << 20

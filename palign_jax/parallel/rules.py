@@ -6,10 +6,12 @@ and nowhere else.
 """
 
 from collections.abc import Mapping
+import dataclasses
+import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from palign_jax.core import errors
 
@@ -17,26 +19,34 @@ Split = tuple[str, ...]  # Mesh axes that one logical axis is split over.
 RULES: Mapping[str, Split] = {
     # Parameters.
     'vocab': ('tensor',),
-    'embed': ('fsdp',),
+    'embed': ('fsdp', 'sequence'),
     'heads': ('tensor',),
     'kv_heads': ('tensor',),
     'head_dim': (),
     'mlp': ('tensor',),
     'layers': (),
     'rank': (),
+    # Adapters beside an axis that is too short to be split; see _OPTIONAL.
+    'lora_head_dim': ('fsdp', 'sequence'),
+    'lora_mlp': ('tensor', 'fsdp', 'sequence'),
     # Activations.
     'act_batch': ('data', 'fsdp'),
-    'act_time': (),
+    'act_time': ('sequence',),
     'act_embed': (),
     'act_heads': ('tensor',),
     'act_kv_heads': ('tensor',),
     'act_mlp': ('tensor',),
     'act_vocab': ('tensor',),
 }
+# Split as far as their sizes allow: adapters are small.
+_OPTIONAL = ('lora_head_dim', 'lora_mlp')
 
 
 def sharding(
-    name: str, shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    mesh: Mesh | AbstractMesh,
 ) -> NamedSharding:
   """Returns where one array lives.
 
@@ -56,10 +66,12 @@ def sharding(
       raise errors.ConfigError(
           f'{name}: axis {axis!r} has no sharding rule; {sorted(RULES)} do.'
       )
-    split = tuple(a for a in RULES[axis] if mesh.shape[a] > 1)
-    ways = 1
-    for mesh_axis in split:
-      ways *= mesh.shape[mesh_axis]
+    split = tuple(a for a in RULES[axis] if mesh.shape.get(a, 1) > 1)
+    ways = math.prod(mesh.shape[a] for a in split)
+    while axis in _OPTIONAL and size % ways:
+      *split, last = split
+      ways //= mesh.shape[last]
+    split = tuple(split)
     if size % ways:
       raise errors.ConfigError(
           f'{name}: axis {axis!r} of size {size} does not split {ways} ways'
@@ -75,7 +87,7 @@ def sharding(
   return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def tree_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
+def tree_shardings(abstract: Any, axes: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Returns where each array of a tree lives.
 
   Args:
@@ -90,3 +102,39 @@ def tree_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
 
   # `abstract` comes first, so that the tuples of names count as leaves.
   return jax.tree_util.tree_map_with_path(one, abstract, axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Where activations live; hashable, so it may be a static argument.
+
+  Attributes:
+    mesh: The devices; None leaves all to the compiler.
+  """
+
+  mesh: Mesh | None = None
+
+  def __call__(self, x: jax.Array, *axes: str) -> jax.Array:
+    """Returns `x` where the table puts axes of these logical names."""
+    if self.mesh is None or self.mesh.size == 1:
+      return x
+    spec = [
+        tuple(a for a in RULES[axis] if self.mesh.shape.get(a, 1) > 1) or None
+        for axis in axes
+    ]
+    # What does not split evenly, as a batch of one row, is the compiler's.
+    ways = lambda split: math.prod(self.mesh.shape[a] for a in split or ())
+    fits = [
+        PartitionSpec.UNCONSTRAINED if size % ways(split) else split
+        for size, split in zip(x.shape, spec, strict=True)
+    ]
+    where = NamedSharding(self.mesh, PartitionSpec(*fits))
+    return jax.lax.with_sharding_constraint(x, where)
+
+  @property
+  def splits_rows(self) -> bool:
+    """Whether the tokens of a row lie on several devices."""
+    return self.mesh is not None and self.mesh.shape.get('sequence', 1) > 1
+
+
+ANYWHERE = Layout()

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from palign_jax.core import errors, jsonl
+from palign_jax.core import jsonl
 from palign_jax.report import (
     blocks,
     examples,
@@ -52,19 +52,8 @@ def render(workdir: epath.Path, config: Mapping[str, Any]) -> None:
   subtitle = outcome.sentence(run)
   folder = workdir / 'report'
   for figure in blocks.figures(sections):
-    _write_bytes(folder / f'{figure.name}.png', figure.png)
+    jsonl.write_bytes(folder / f'{figure.name}.png', figure.png)
   jsonl.write_text(
       folder / 'report.md', markdown.page(title, subtitle, sections)
   )
   jsonl.write_text(folder / 'index.html', html.page(title, subtitle, sections))
-
-
-def _write_bytes(path: epath.Path, data: bytes) -> None:
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-  except OSError as e:
-    raise errors.DataError(
-        f'{path}: cannot be written ({e.strerror or e}); free some room or'
-        ' give another --workdir.'
-    ) from e

@@ -118,9 +118,7 @@ class Sampler:
           f' {model_config.num_kv_heads} KV heads, which do not split so; take'
           ' a divisor, and more of config.mesh.fsdp or data.'
       )
-    self._mesh = mesh or Mesh(
-        np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh_lib.AXES
-    )
+    self._mesh = mesh or mesh_lib.alone()
     self._backend = kernels.Backend(attention, self._mesh)
     self._params = weights.pack(params, self._backend.platform)
     self._config = model_config

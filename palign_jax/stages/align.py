@@ -6,7 +6,7 @@ Writes align/completions.jsonl: n rows for every prefix that was kept.
 from collections.abc import Mapping
 from typing import Any
 
-from palign_jax.core import errors, parts as parts_lib
+from palign_jax.core import errors, peers as peers_lib
 from palign_jax.data import ids
 from palign_jax.stages import context as context_lib, truncate, turns
 
@@ -17,6 +17,7 @@ def check(context: context_lib.Context) -> None:
   """Raises if the stage cannot run with this config."""
   turns.check(context)
   context.describe('student')
+  context.check_rows()
 
 
 def read(context: context_lib.Context) -> list[dict[str, Any]]:
@@ -36,17 +37,15 @@ def read(context: context_lib.Context) -> list[dict[str, Any]]:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Writes the completions and returns the summary."""
-  a, student = context.settings.align, context.load('student')
-  clock, num_tokens = context_lib.Clock(), 0
+  a = context.settings.align
   kept = [r for r in read(context) if r.get('status', 'kept') == 'kept']
   name = lambda id_, sample: f'{id_}/{sample}'
-  with parts_lib.Parts(
-      context.workdir / FILE,
-      key=lambda row: name(row['id'], row['sample']),
-      max_rows=context.settings.compute.part_rows,
+  with context_lib.open_parts(
+      context, FILE, lambda row: name(row['id'], row['sample'])
   ) as parts:
+    student = context.load('student')
     asks, by_id = [], {row['id']: row for row in kept}
-    for row in kept:
+    for row in peers_lib.share(context.peers, kept):
       missing = [i for i in range(a.n) if name(row['id'], i) not in parts]
       if missing:
         question, prefix = row['question'], row['sufficient_reasoning']
@@ -56,7 +55,6 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
             context_lib.ask(student, row['id'], i, text, key) for i in missing
         ]
     for reply in context.sample(student, a, asks, 'Student continues'):
-      num_tokens += reply.num_tokens
       row = by_id[reply.ask.id]
       parts.add(
           {
@@ -68,8 +66,10 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
               'output': reply.text,
               'finish_reason': reply.finish_reason,
               'sample': reply.ask.sample,
-          }
+          },
+          tokens=reply.num_tokens,
       )
+    parts.gather()
     rows = parts.rows(name(r['id'], i) for r in kept for i in range(a.n))
     parts.merge(rows)
   return {
@@ -77,5 +77,5 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'completions': len(rows),
       'finish_reason': context_lib.count(r['finish_reason'] for r in rows),
       'num_rows': context.settings.compute.num_rows,
-      **clock.rates(num_tokens),
+      **context_lib.totals(parts.totals()),
   }

@@ -5,15 +5,17 @@ every prefix that was dropped is in one of the two.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
 
-from palign_jax.core import jsonl, progress
+from palign_jax.core import jsonl, parts as parts_lib
 from palign_jax.grading import verify
 from palign_jax.stages import align, context as context_lib, truncate, turns
 from palign_jax.text import prompts
 
 TRAIN = 'assemble/train.jsonl'
 REJECTED = 'assemble/rejected.jsonl'
+_VERDICTS = 'assemble/verdicts.jsonl'  # Never written: its parts are.
 _CUT_OFF = ('length', 'loop', 'too_long')
 
 Row = dict[str, Any]
@@ -26,20 +28,17 @@ def check(context: context_lib.Context) -> None:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Writes both files and returns the summary."""
-  clock, settings = context_lib.Clock(), context.settings.assemble
+  settings = context.settings.assemble
   has_prefixes = (context.workdir / truncate.FILE).exists()
   prefixes = align.read(context) if has_prefixes else []
   completions = _completions(context, prefixes)
   dropped = [row for row in prefixes if row.get('status') == 'dropped']
-  with verify.Grader(
-      num_workers=context.settings.compute.workers, limit_s=settings.limit_s
-  ) as grader:
-    verdicts = _grade(context, grader, completions)
-    right_before = _in_prefix(grader, completions)
+  with context_lib.open_parts(
+      context, _VERDICTS, lambda row: row['name']
+  ) as parts:
+    verdicts = _grade(context, parts, completions)
   train, rejected, taken, num_before = [], [], set(), 0
-  for row, verdict, before in zip(
-      completions, verdicts, right_before, strict=True
-  ):
+  for row, (verdict, before) in zip(completions, verdicts, strict=True):
     reason = _reason(row, verdict, settings.unverifiable)
     if not reason and settings.keep == 'first' and row['id'] in taken:
       reason = 'surplus'
@@ -53,8 +52,9 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   for row in dropped:
     out = _train_row(context, {**row, 'output': ''}, None)
     rejected.append({**out, 'reason': row['reason']})
-  jsonl.write(context.workdir / REJECTED, rejected)
-  jsonl.write(context.workdir / TRAIN, train)
+  if not context.peers.index:
+    jsonl.write(context.workdir / REJECTED, rejected)
+    jsonl.write(context.workdir / TRAIN, train)
   return {
       'completions': len(completions),
       'dropped_before': len(dropped),
@@ -64,7 +64,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'rejected': len(rejected),
       'reason': context_lib.count(r['reason'] for r in rejected),
       'grader': verify.version(),
-      **clock.rates(0),
+      **context_lib.totals(parts.totals()),
   }
 
 
@@ -90,31 +90,40 @@ def _completions(
 
 def _grade(
     context: context_lib.Context,
-    grader: verify.Grader,
+    parts: parts_lib.Parts,
     completions: Sequence[Row],
-) -> list[verify.Verdict]:
-  """Grades what the student ended: Eq. 9."""
-  items = [
-      (
-          row.get('answer'),
-          turns.graded(context, row['sufficient_reasoning'], row['output']),
-      )
-      for row in completions
-  ]
-  with progress.bar('Grading completions', len(items)) as advance:
-    return grader.grade(items, advance=advance)
+) -> list[tuple[verify.Verdict, bool]]:
+  """Grades what the student ended, each host its share: Eq. 9.
 
-
-def _in_prefix(grader: verify.Grader, completions: Sequence[Row]) -> list[bool]:
-  """Returns of each whether its prefix ends with the right answer in a box.
-
-  With `prefill` such a completion passes Eq. 9 whatever the student adds, if
-  it boxes nothing else.
+  Returns:
+    Of each its verdict, and whether its prefix ends with the right answer in a
+    box: with `prefill` it then passes whatever the student adds, if it boxes
+    nothing else.
   """
-  verdicts = grader.grade_boxed(
-      [(row.get('answer'), row['sufficient_reasoning']) for row in completions]
-  )
-  return [verdict.correct for verdict in verdicts]
+  items = {}
+  for number, row in enumerate(completions):
+    prefix = row['sufficient_reasoning']
+    text = turns.graded(context, prefix, row['output'])
+    item = row.get('answer'), text, prefix
+    items[parts_lib.name(number, item)] = item
+  with verify.Grader(
+      num_workers=context.settings.compute.workers,
+      limit_s=context.settings.assemble.limit_s,
+  ) as grader:
+    for names, advance in context_lib.chunks(
+        context, parts, list(items), 'Grading completions'
+    ):
+      some = [items[name] for name in names]
+      found = grader.grade([(a, text) for a, text, _ in some], advance=advance)
+      boxed = grader.grade_boxed([(a, prefix) for a, _, prefix in some])
+      for name, verdict, box in zip(names, found, boxed, strict=True):
+        row = {'name': name, **dataclasses.asdict(verdict)}
+        parts.add({**row, 'right_before': box.correct})
+  parts.gather()
+  return [
+      (verify.Verdict(r['correct'], r['answer'], r['how']), r['right_before'])
+      for r in parts.rows(items)
+  ]
 
 
 def _reason(row: Row, verdict: verify.Verdict, unverifiable: str) -> str:

@@ -1,6 +1,6 @@
 """What stages share: the checked config, the workdir, the loaded models."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import functools
 import math
@@ -11,16 +11,18 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from palign_jax.checkpoints import hf_import
+from palign_jax.checkpoints import folders, hf_import
 from palign_jax.core import (
     errors,
     jsonl,
     keys,
+    parts as parts_lib,
+    peers as peers_lib,
     progress,
     workdir as workdir_lib,
 )
 from palign_jax.models import config as config_lib, decoder, lora
-from palign_jax.parallel import mesh as mesh_lib
+from palign_jax.parallel import local, mesh as mesh_lib
 from palign_jax.sampling import loops, sampler as sampler_lib
 from palign_jax.stages import settings as settings_lib
 from palign_jax.text import tokenizer as tokenizer_lib
@@ -68,15 +70,25 @@ class Context:
   """One run."""
 
   def __init__(
-      self, settings: settings_lib.Settings, workdir: workdir_lib.Workdir
+      self,
+      settings: settings_lib.Settings,
+      workdir: workdir_lib.Workdir,
+      peers: peers_lib.Peers | None = None,
   ):
+    """Makes a run of a config in a workdir, by these processes."""
     self.settings, self.workdir = settings, workdir
+    self.peers = peers or peers_lib.Alone()
     self._held: tuple[tuple[str, bool], Student] | None = None
 
   @functools.cached_property
   def mesh(self) -> jax.sharding.Mesh:
-    """The devices."""
+    """The devices of all hosts: for training."""
     return mesh_lib.make(self.settings.mesh)
+
+  @functools.cached_property
+  def local_mesh(self) -> jax.sharding.Mesh:
+    """The devices of this host: for stages that divide their rows."""
+    return local.mesh(mesh_lib.whole_rows(self.mesh))
 
   @functools.lru_cache(maxsize=2)  # noqa: B019  A run has one context.
   def describe(self, which: str) -> Student:
@@ -98,9 +110,20 @@ class Context:
     self._check_mesh(config.path, model.config)
     return Student(model, tokenizer, model.params, 0.0, dtype)
 
+  def check_rows(self) -> None:
+    """Raises if judging and sampling cannot divide a batch over a host."""
+    num_rows = self.settings.compute.num_rows
+    shards = mesh_lib.num_row_shards(self.local_mesh)
+    if num_rows % shards:
+      raise errors.ConfigError(
+          f'config.compute.num_rows is {num_rows}, which does not split over'
+          f' {shards} groups of devices (config.mesh.data * fsdp * sequence,'
+          ' on one host); take a multiple.'
+      )
+
   def _check_mesh(self, path: str, model: config_lib.ModelConfig) -> None:
-    """Raises if a model, or the rows of a batch, do not split over the mesh."""
-    mesh, num_rows = self.mesh, self.settings.compute.num_rows
+    """Raises if a model does not split over the mesh."""
+    mesh = self.mesh
     for axis, sizes in (
         (
             'tensor',
@@ -111,29 +134,24 @@ class Context:
                 'rows of the vocabulary': model.vocab_size,
             },
         ),
-        ('fsdp', {'channels': model.embed_dim}),
+        ('fsdp * sequence', {'channels': model.embed_dim}),
     ):
+      ways = math.prod(self.mesh.shape[a] for a in axis.split(' * '))
       for name, size in sizes.items():
-        if size % mesh.shape[axis]:
+        if size % ways:
           raise errors.ConfigError(
-              f'config.mesh.{axis} is {mesh.shape[axis]} and {path} has {size}'
+              f'config.mesh.{axis} is {ways} and {path} has {size}'
               f' {name}, which do not split so; take a divisor of'
               f' {math.gcd(*sizes.values())}.'
           )
-    shards = mesh_lib.num_row_shards(mesh)
-    if num_rows % shards:
-      raise errors.ConfigError(
-          f'config.compute.num_rows is {num_rows}, which does not split over'
-          f' {shards} groups of devices (config.mesh.data * config.mesh.fsdp);'
-          ' take a multiple.'
-      )
 
   def load(self, which: str, *, stacked: bool = False) -> Student:
     """Returns a model of the config; the one returned before is let go.
 
     Args:
       which: 'student' or 'teacher'.
-      stacked: As training wants the layers; else as judging and sampling do.
+      stacked: As training wants the layers, over all hosts' devices; else as
+        judging and sampling do, on this host's.
 
     Raises:
       CheckpointError: If it cannot be loaded.
@@ -146,8 +164,13 @@ class Context:
       self._held = (which, stacked), student
     return self._held[1]
 
+  def release(self) -> None:
+    """Lets the model go that `load` returned: its arrays are the caller's."""
+    self._held = None
+
   def _read(self, folder, dtype, stacked: bool) -> decoder.Params:
-    params = hf_import.load(folder, dtype=dtype, mesh=self.mesh).params
+    mesh = self.mesh if stacked else self.local_mesh
+    params = hf_import.load(folder, dtype=dtype, mesh=mesh).params
     return params if stacked else decoder.unstack(params, consume=True)
 
   def trained(self) -> Student:
@@ -160,7 +183,9 @@ class Context:
       return dataclasses.replace(student, params=params)
     student = self.load('student')
     adapters, scale = hf_import.load_adapter(
-        folder / 'adapter', student.model.config, mesh=self.mesh
+        folders.stage(folder / 'adapter'),
+        student.model.config,
+        mesh=self.local_mesh,
     )
     params = lora.join(student.params, decoder.unstack(adapters))
     return dataclasses.replace(student, params=params, lora_scale=scale)
@@ -171,7 +196,7 @@ class Context:
     return sampler_lib.Sampler(
         student.params,
         student.model.config,
-        mesh=self.mesh,
+        mesh=self.local_mesh,
         dtype=student.dtype,
         num_rows=compute.num_rows,
         stop_ids=student.stop_ids,
@@ -255,13 +280,56 @@ class Clock:
 
   def rates(self, tokens: int) -> dict[str, object]:
     """Returns the fields `tokens`, `seconds` and `rates` of a summary."""
-    seconds = time.monotonic() - self._start
-    rate = tokens / max(seconds, 1e-9)
-    return {
-        'tokens': tokens,
-        'seconds': round(seconds, 2),
-        'rates': {'tokens_per_s': round(rate, 1)},
-    }
+    return rates(tokens, time.monotonic() - self._start)
+
+
+def rates(tokens: float | int, seconds: float | int) -> dict[str, object]:
+  """Returns the fields `tokens`, `seconds` and `rates` of a summary."""
+  rate = tokens / max(seconds, 1e-9)
+  return {
+      'tokens': int(tokens),
+      'seconds': round(seconds, 2),
+      'rates': {'tokens_per_s': round(rate, 1)},
+  }
+
+
+def totals(tally: parts_lib.Tally) -> dict[str, object]:
+  """Returns the same of what the parts of a stage have counted."""
+  return rates(tally.get('tokens', 0), tally.get('seconds', 0))
+
+
+def open_parts(
+    context: Context, file: str, key: Callable[[jsonl.Row], str]
+) -> parts_lib.Parts:
+  """Returns the parts of a file of the workdir."""
+  return parts_lib.Parts(
+      context.workdir / file,
+      key=key,
+      max_rows=context.settings.compute.part_rows,
+      peers=context.peers,
+  )
+
+
+def chunks(
+    context: Context,
+    parts: parts_lib.Parts,
+    names: Sequence[str],
+    description: str,
+) -> Iterator[tuple[list[str], Callable[[int], None]]]:
+  """Yields this host's rows that are not done, as many as fit in a part.
+
+  Args:
+    context: Of the run.
+    parts: Has what is done.
+    names: Of all rows, on all hosts.
+    description: For the progress bar, whose `advance` is yielded as well.
+  """
+  share = peers_lib.share(context.peers, names)
+  todo = [name for name in share if name not in parts]
+  size = context.settings.compute.part_rows
+  with progress.bar(description, len(todo)) as advance:
+    for begin in range(0, len(todo), size):
+      yield todo[begin : begin + size], advance
 
 
 def count(values: Iterable[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@ import contextlib
 import functools
 from typing import Any
 
-from palign_jax.core import errors
+from palign_jax.core import errors, parts as parts_lib
 from palign_jax.grading import verify
 from palign_jax.judging import (
     calibration as calibration_lib,
@@ -30,6 +30,7 @@ _LABEL_ROOM = 8  # Tokens of a label, at most.
 def check(context: context_lib.Context) -> None:
   """Raises if the judges cannot be made, without loading a weight."""
   t, student = context.settings.truncate, context.describe('student')
+  context.check_rows()
   search.find(t.search)
   if t.verdict != 'generate' or t.yardstick.traces:
     labels.find(student.tokenizer)
@@ -148,36 +149,45 @@ class Judges:
   def _scorer(self) -> judge_lib.Scorer:
     compute, student = self._settings.compute, self._student
     model = student.params, student.model.config
-    same = dict(
-        mesh=self._context.mesh,
-        dtype=student.dtype,
-        attention=compute.attention,
-    )
+    mesh = self._context.local_mesh
+    same = dict(mesh=mesh, dtype=student.dtype, attention=compute.attention)
     if not compute.shared_trunk:
       return reread.RereadScorer(
           scorer_lib.Scorer(*model, max_tokens=compute.judge_tokens, **same)
       )
     return trunk_scorer.TrunkScorer(
         *model,
-        budget=memory.budget(compute.memory_gib, self._context.mesh),
+        budget=memory.budget(compute.memory_gib, mesh),
         judge_tokens=compute.judge_tokens,
         **same,
     )
 
-  def facts(self, clock: context_lib.Clock) -> dict[str, Any]:
-    """Returns what the summary says of judging itself."""
-    compute, tokens = self._settings.compute, self.chosen.num_tokens
+  def taken(self) -> parts_lib.Tally:
+    """Returns the tokens of all kinds that judging has taken so far."""
+    tokens = self.chosen.num_tokens
+    if 'verifier' in self.__dict__:
+      tokens += self.verifier.num_tokens
+    taken = {'tokens': tokens, 'prompt_tokens': self.chosen.prompt_tokens}
+    if self._t.verdict != 'generate':
+      taken['trunk_tokens'] = self.chosen.trunk_tokens
+    return taken
+
+  def facts(self, tally: parts_lib.Tally) -> dict[str, Any]:
+    """Returns what the summary says of judging itself.
+
+    Args:
+      tally: Of all that was judged, of what `taken` returns.
+    """
+    compute = self._settings.compute
     facts: dict[str, Any] = {
         'judge_tokens': compute.judge_tokens,
         'shared_trunk': compute.shared_trunk,
-        'prompt_tokens': self.chosen.prompt_tokens,
+        'prompt_tokens': int(tally.get('prompt_tokens', 0)),
     }
     if self._t.verdict != 'generate':
-      facts['trunk_tokens'] = self.chosen.trunk_tokens
+      facts['trunk_tokens'] = int(tally.get('trunk_tokens', 0))
       facts['calibration'] = self.calibration.facts()
-    if 'verifier' in self.__dict__:
-      tokens += self.verifier.num_tokens
-    return {**facts, **clock.rates(tokens)}
+    return {**facts, **context_lib.totals(tally)}
 
 
 def _drawing(

@@ -6,7 +6,12 @@ Writes sample/<model>/<benchmark>.jsonl.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palign_jax.core import errors, jsonl, parts as parts_lib
+from palign_jax.core import (
+    errors,
+    jsonl,
+    parts as parts_lib,
+    peers as peers_lib,
+)
 from palign_jax.data import questions as questions_lib
 from palign_jax.stages import context as context_lib, sft
 from palign_jax.text import prompts
@@ -31,45 +36,47 @@ def check(context: context_lib.Context) -> None:
     questions_lib.read_questions(path, needs_answer=True)
   prompts.answer(context.settings.prompts.answer, '')
   context.describe('student')
+  context.check_rows()
 
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Writes the samples and returns the summary."""
   context_lib.require(context, sft.EXPORT, 'sft')
-  clock, num_tokens, facts = context_lib.Clock(), 0, {}
+  facts, tallies = {}, []
   for model in MODELS:
     student = None
     for benchmark, path in context.settings.benchmarks.items():
       target = context.workdir / file(model, benchmark)
       if target.exists():
         facts[f'{model}/{benchmark}'] = _reasons(jsonl.read(target))
+        tallies.append(parts_lib.totals(target))
         continue
       if student is None:
         student = (
             context.load('student') if model == 'before' else context.trained()
         )
       problems = questions_lib.read_questions(path, needs_answer=True)
-      reasons, num = _sample(context, student, model, benchmark, problems)
+      reasons, tally = _sample(context, student, model, benchmark, problems)
       facts[f'{model}/{benchmark}'] = reasons
-      num_tokens += num
+      tallies.append(tally)
   return {
       'samples': facts,
       'num_rows': context.settings.compute.num_rows,
-      **clock.rates(num_tokens),
+      **context_lib.totals(parts_lib.add_up(tallies)),
   }
 
 
 def _sample(context, student, model: str, benchmark: str, problems: list[Row]):
-  """Samples one file; returns counts by finish reason, and tokens drawn."""
-  drawing, num_tokens = context.settings.sample, 0
+  """Samples one file; returns counts by finish reason, and what it took."""
+  drawing = context.settings.sample
   name = lambda id_, sample: f'{id_}/{sample}'
-  with parts_lib.Parts(
-      context.workdir / file(model, benchmark),
-      key=lambda row: name(row['id'], row['sample']),
-      max_rows=context.settings.compute.part_rows,
+  with context_lib.open_parts(
+      context,
+      file(model, benchmark),
+      lambda row: name(row['id'], row['sample']),
   ) as parts:
     asks = []
-    for row in problems:
+    for row in peers_lib.share(context.peers, problems):
       missing = [i for i in range(drawing.n) if name(row['id'], i) not in parts]
       if missing:
         user = prompts.answer(context.settings.prompts.answer, row['question'])
@@ -82,18 +89,19 @@ def _sample(context, student, model: str, benchmark: str, problems: list[Row]):
     for reply in context.sample(
         student, drawing, asks, f'Student {model}, {benchmark}'
     ):
-      num_tokens += reply.num_tokens
       parts.add(
           {
               'id': reply.ask.id,
               'sample': reply.ask.sample,
               'output': reply.text,
               'finish_reason': reply.finish_reason,
-          }
+          },
+          tokens=reply.num_tokens,
       )
+    parts.gather()
     rows = [_row(context, p, parts, drawing.n) for p in problems]
     parts.merge(rows)
-  return _reasons(rows), num_tokens
+  return _reasons(rows), parts.totals()
 
 
 def _reasons(rows: Sequence[Row]) -> dict[str, int]:

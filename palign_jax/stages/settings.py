@@ -10,7 +10,7 @@ from typing import Any
 
 from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import rules
-from palign_jax.models import kernels
+from palign_jax.models import decoder, kernels, remat
 from palign_jax.text import sentences
 from palign_jax.training import optim
 
@@ -28,7 +28,8 @@ CHOICES = {
     'assemble.unverifiable': ('drop', 'keep'),
     'sft.splitter': sentences.SPLITTERS,
     'sft.method': ('lora', 'full'),
-    'sft.remat': ('none', 'full'),
+    'sft.quantize': ('none', 'int8'),
+    'sft.remat': remat.NAMES,
     'compute.attention': kernels.NAMES,
 }
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -234,6 +235,8 @@ class Sft:
   Attributes:
     method: 'lora' or 'full'.
     rank: Of the adapters.
+    targets: The projections that get one: q, k, v, o, gate, up, down.
+    quantize: 'int8' holds the frozen base of adapters in 8 bits.
     alpha: The adapters are scaled by alpha / rank.
     epochs: Times every example is seen.
     batch_size: Rows of one optimiser step, over all devices.
@@ -242,12 +245,15 @@ class Sft:
     weights: Loss weight by region: begin, prefix, end, continuation, turn_end.
     masked: Numbers of prefix sentences, from 0, that get weight 0.
     splitter: Cuts the prefix into sentences.
-    remat: 'full' computes layers again in the backward pass.
+    remat: What of a layer the backward pass computes again, see
+      models/remat.py.
     export_dtype: Of the exported weights.
   """
 
   method: str
   rank: int
+  targets: Any
+  quantize: str
   alpha: float
   epochs: int
   batch_size: int
@@ -423,6 +429,24 @@ def _check(settings: Settings) -> None:
     if value < 1:
       raise errors.ConfigError(f'config.{name} is {value}; at least 1.')
   config_lib.build(optim.OptimConfig, settings.sft.optim, at='config.sft.optim')
+  _check_adapters(settings.sft)
+
+
+def _check_adapters(s: Sft) -> None:
+  """Checks which projections get adapters, and what they stand on."""
+  targets = [str(t) for t in s.targets]
+  wrong = sorted(set(targets) - set(decoder.PROJECTIONS))
+  if wrong or not targets:
+    raise errors.ConfigError(
+        f'config.sft.targets is {targets}, and {wrong or "an empty list"}'
+        ' matches no projection of a layer; these are there:'
+        f' {", ".join(decoder.PROJECTIONS)}.'
+    )
+  if s.quantize != 'none' and s.method != 'lora':
+    raise errors.ConfigError(
+        f'config.sft.quantize is {s.quantize!r}, which only a frozen base can'
+        " be; set config.sft.method='lora', or quantize='none'."
+    )
 
 
 def _check_positive(settings: Settings) -> None:
@@ -430,7 +454,7 @@ def _check_positive(settings: Settings) -> None:
   values = {
       f'compute.{k}': v
       for k, v in dataclasses.asdict(settings.compute).items()
-      if k not in ('loss_chunk', 'memory_gib', 'shared_trunk')
+      if k not in ('loss_chunk', 'memory_gib', 'shared_trunk', 'attention')
   }
   values['grade.resamples'] = settings.grade.resamples
   values['grade.limit_s'] = settings.grade.limit_s

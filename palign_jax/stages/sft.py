@@ -5,6 +5,7 @@ a Hugging Face folder with the adapters merged in.
 """
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -14,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
-from palign_jax.core import config as config_lib, errors, keys
+from palign_jax.core import config as config_lib, errors, keys, stopping
 from palign_jax.judging import scorer
-from palign_jax.models import decoder, kernels, lora
+from palign_jax.models import decoder, kernels, lora, quantization
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.stages import assemble, context as context_lib
 from palign_jax.text import prompts, sentences
 from palign_jax.training import (
     data,
+    diagnosis,
     examples as examples_lib,
     loop,
     loss,
@@ -47,6 +49,12 @@ def check(context: context_lib.Context) -> None:
         f'config.sft.max_tokens is {s.max_tokens} and the student has'
         f' {student.model.max_positions} positions; lower it.'
     )
+  parts = mesh_lib.num_parts(context.mesh)
+  if s.max_tokens % parts:
+    raise errors.ConfigError(
+        f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
+        f' {parts}; make the first a multiple of the second.'
+    )
   if context.settings.compute.attention == 'cudnn':
     raise errors.ConfigError(
         "config.compute.attention is 'cudnn', which would mix the examples of a"
@@ -58,7 +66,13 @@ def check(context: context_lib.Context) -> None:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Trains, exports and returns the summary."""
-  clock = context_lib.Clock()
+  with contextlib.ExitStack() as stack:
+    if context.peers.count > 1:  # One that leaves would leave others waiting.
+      stack.enter_context(stopping.later())
+    return _run(context)
+
+
+def _run(context: context_lib.Context) -> Mapping[str, Any]:
   examples = _examples(context)
   source = data.shuffled(
       examples, context.settings.sft.epochs, context.settings.seed
@@ -66,7 +80,10 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   batches = _batches(context, source)
   num_steps = batches.count()
   frozen, trainable = _weights_to_train(context)
-  state = _train(context, frozen, trainable, batches, num_steps)
+  state, seconds = _train(context, frozen, trainable, batches, num_steps)
+  if any(context.peers.gather(stopping.asked(), at='trained')):
+    stopping.ask()
+    raise stopping.Stopped
   facts = _export(context, frozen, state.params, examples[:_NUM_COMPARED])
   tokens = sum(len(example.tokens) for example in examples)
   return {
@@ -76,7 +93,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
       'supervised_weight': float(sum(e.weights.sum() for e in examples)),
       'trained_parameters': sum(x.size for x in jax.tree.leaves(state.params)),
       **facts,
-      **clock.rates(tokens * context.settings.sft.epochs),
+      **context_lib.rates(tokens * context.settings.sft.epochs, seconds),
   }
 
 
@@ -158,15 +175,20 @@ def _weights_to_train(context: context_lib.Context):
     model = hf_import.load(path, dtype=jnp.float32, mesh=context.mesh)
     return {}, model.params
   config = student.model.config
-  shapes = jax.eval_shape(lambda: lora.init(config, s.rank, jax.random.key(0)))
+  make = functools.partial(lora.init, config, s.rank, targets=s.targets)
+  shapes = jax.eval_shape(lambda: make(jax.random.key(0)))
   where = rules.tree_shardings(
-      shapes, lora.logical_axes(config, s.rank), context.mesh
+      shapes,
+      lora.logical_axes(config, s.rank, s.targets),
+      context.mesh,
   )
   key = jax.random.wrap_key_data(
       keys.fold(context.settings.seed, 'sft', 'lora')
   )
-  make = functools.partial(lora.init, config, s.rank)
   base = context.load('student', stacked=True).params
+  if s.quantize == 'int8':
+    context.release()  # Its kernels are gone once they are in 8 bits.
+    base = quantization.quantize(base, config, context.mesh)
   return base, jax.jit(make, out_shardings=where)(key)
 
 
@@ -174,7 +196,10 @@ def _scale(context: context_lib.Context) -> float:
   return context.settings.sft.alpha / context.settings.sft.rank
 
 
-def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
+def _train(
+    context, frozen, trainable, batches, num_steps
+) -> tuple[step.TrainState, float]:
+  """Returns the last state, and the seconds of all its steps."""
   s, compute = context.settings.sft, context.settings.compute
   student, optim_config = context.describe('student'), _optim(context)
   rate = optim.schedule(optim_config, num_steps)
@@ -186,17 +211,23 @@ def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
       lora_scale=_scale(context),
       attention=kernels.Backend(compute.attention, context.mesh),
   )
-  pure = step.make(
-      student.model.config, loss_config, optimizer, rate, optim_config.clip_norm
-  )
   state = step.init(trainable, optimizer)
-  step_fn = step.compile(
-      pure,
-      step.StepConfig(_num_microbatches(context)),
-      frozen,
-      state,
-      context.mesh,
+  pure = step.make(
+      student.model.config,
+      loss_config,
+      optimizer,
+      rate,
+      optim_config.clip_norm,
+      jax.tree.map(lambda x: x.sharding, state.params),
   )
+  split = step.StepConfig(_num_microbatches(context))
+  step_fn = step.compile(pure, split, frozen, state, context.mesh)
+
+  def examine(state, batch):
+    arrays = step.place(batch, split, context.mesh)
+    params = lora.join(frozen, state.params)
+    return diagnosis.examine(params, student.model.config, arrays, loss_config)
+
   length = loop.LoopConfig(
       num_steps=num_steps,
       log_every=compute.log_every,
@@ -206,11 +237,12 @@ def _train(context, frozen, trainable, batches, num_steps) -> step.TrainState:
   folder = context.workdir / 'sft'
   with (
       store_lib.CheckpointStore(
-          folder / 'checkpoints', keep=compute.keep
+          folder / 'checkpoints', keep=compute.keep, peers=context.peers
       ) as store,
       metrics.MetricsWriter(folder) as writer,
   ):
-    return loop.train(length, state, step_fn, batches, store, writer)
+    state = loop.train(length, state, step_fn, batches, store, writer, examine)
+    return state, writer.seconds
 
 
 def _export(context, frozen, params, compared) -> dict[str, Any]:
@@ -227,14 +259,14 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
         base_name=context.settings.student.path,
     )
     merge = functools.partial(lora.merge, scale=_scale(context), dtype=dtype)
-    merged = jax.jit(merge)(frozen, params)
+    # Into the weights as they were before they were in 8 bits.
+    base = context.load('student', stacked=True).params
+    merged = jax.jit(merge)(base, params)
     joined = lora.join(frozen, params)
   else:
     merged = joined = params
   merged = jax.tree.map(lambda x: x.astype(dtype), merged)
-  error = _logit_error(
-      student.model.config, joined, merged, compared, _scale(context)
-  )
+  error = _logit_error(context, joined, merged, compared, _scale(context))
   model = dataclasses.replace(student.model, params=merged)
   hf_export.save(
       folder / 'export',
@@ -245,11 +277,12 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
   return facts | {'export_dtype': dtype.name, 'export_logit_error': error}
 
 
-def _logit_error(config, joined, merged, examples, scale) -> dict[str, float]:
+def _logit_error(context, joined, merged, examples, scale) -> dict[str, float]:
   """Returns how far the exported weights' logits are from the trained ones'.
 
   Both are computed in float32, at places spread over training examples.
   """
+  config = context.describe('student').model.config
   width = scorer.width(max(len(example.tokens) for example in examples))
   tokens_BT = np.zeros((len(examples), width), np.int32)
   places_Bp = np.zeros((len(examples), _NUM_PLACES), np.int32)
@@ -258,7 +291,7 @@ def _logit_error(config, joined, merged, examples, scale) -> dict[str, float]:
     tokens_BT[i, :length] = example.tokens
     places_Bp[i] = np.linspace(0, length - 1, _NUM_PLACES)
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(context.mesh))
   def logits(params, tokens, places):
     x_BTD = decoder.hidden(
         params,

@@ -6,7 +6,7 @@ Writes teach/traces.jsonl.
 from collections.abc import Mapping
 from typing import Any
 
-from palign_jax.core import errors, parts as parts_lib
+from palign_jax.core import errors, parts as parts_lib, peers as peers_lib
 from palign_jax.data import questions as questions_lib, traces as traces_lib
 from palign_jax.stages import context as context_lib
 from palign_jax.text import prompts
@@ -23,6 +23,7 @@ def check(context: context_lib.Context) -> None:
     _questions(context)
     prompts.answer(context.settings.prompts.answer, '')
     context.describe('teacher')
+    context.check_rows()
   else:
     raise errors.ConfigError(
         'config.teach: neither traces nor questions are set; set'
@@ -33,31 +34,27 @@ def check(context: context_lib.Context) -> None:
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:
   """Writes the traces and returns the summary."""
-  clock = context_lib.Clock()
   if context.settings.teach.traces:
-    rows = _ready(context)
+    clock, rows = context_lib.Clock(), _ready(context)
     with _parts(context) as parts:
       parts.merge(rows)
     return {'traces': len(rows), **clock.rates(0)}
   rows = _questions(context)
   with _parts(context) as parts:
-    num_tokens = _sample(context, rows, parts)
+    _sample(context, rows, parts)
+    parts.gather()
     rows = parts.rows(row['id'] for row in rows)
     parts.merge(rows)
   return {
       'traces': len(rows),
       'finish_reason': context_lib.count(r['finish_reason'] for r in rows),
       'num_rows': context.settings.compute.num_rows,
-      **clock.rates(num_tokens),
+      **context_lib.totals(parts.totals()),
   }
 
 
 def _parts(context: context_lib.Context) -> parts_lib.Parts:
-  return parts_lib.Parts(
-      context.workdir / FILE,
-      key=lambda row: row['id'],
-      max_rows=context.settings.compute.part_rows,
-  )
+  return context_lib.open_parts(context, FILE, lambda row: row['id'])
 
 
 def _ready(context: context_lib.Context) -> list[dict[str, Any]]:
@@ -73,21 +70,19 @@ def _questions(context: context_lib.Context) -> list[dict[str, Any]]:
   return rows[: t.limit] if t.limit else rows
 
 
-def _sample(context, rows, parts) -> int:
+def _sample(context, rows, parts) -> None:
   """Samples a trace for every question that has none yet."""
   teacher = context.load('teacher')
   asks, by_id = [], {row['id']: row for row in rows}
-  for row in rows:
+  for row in peers_lib.share(context.peers, rows):
     if row['id'] not in parts:
       user = prompts.answer(context.settings.prompts.answer, row['question'])
       prompt = teacher.tokenizer.chat.prompt(user)
       key = ('teach', row['id'])
       asks.append(context_lib.ask(teacher, row['id'], 0, prompt, key))
-  num_tokens = 0
   for reply in context.sample(
       teacher, context.settings.teach, asks, 'Teacher writes'
   ):
-    num_tokens += reply.num_tokens
     row = by_id[reply.ask.id]
     parts.add(
         {
@@ -96,6 +91,6 @@ def _sample(context, rows, parts) -> int:
             'answer': row['answer'],
             'Long-CoT': reply.text,
             'finish_reason': reply.finish_reason,
-        }
+        },
+        tokens=reply.num_tokens,
     )
-  return num_tokens

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 import contextlib
 from typing import Any
 
-from palign_jax.core import jsonl, parts as parts_lib, progress
+from absl import logging
+
+from palign_jax.core import (
+    jsonl,
+    parts as parts_lib,
+    peers as peers_lib,
+    progress,
+    stopping,
+)
 from palign_jax.data import traces as traces_lib
 from palign_jax.judging import (
     reading as reading_lib,
@@ -43,33 +51,60 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   traces = traces_lib.read_traces(
       str(context.workdir / teach.FILE), traces_lib.PRESETS['palign']
   )
-  compute, clock = context.settings.compute, context_lib.Clock()
+  size = context.settings.compute.group
+  groups = [traces[i : i + size] for i in range(0, len(traces), size)]
   with contextlib.ExitStack() as stack:
-    judges = judges_lib.Judges(context, stack)
     parts = stack.enter_context(
-        parts_lib.Parts(
-            context.workdir / FILE,
-            key=lambda row: row['id'],
-            max_rows=compute.part_rows,
-        )
+        context_lib.open_parts(context, FILE, lambda row: row['id'])
     )
+    judges = judges_lib.Judges(context, stack)
     with progress.bar('Judging probes', None) as advance:
-      for begin in range(0, len(traces), compute.group):
-        group = traces[begin : begin + compute.group]
+      for group in _share(context.peers, groups):
         # One that is half done is judged whole: among as many as it was.
-        if all(trace['id'] in parts for trace in group):
-          continue
-        for row in _cut(context, judges, group, advance):
-          if row['id'] not in parts:
-            parts.add(row)
-        parts.flush()
-    facts = judges.facts(clock)
+        if any(trace['id'] not in parts for trace in group):
+          _judge(context, judges, group, parts, advance)
+    parts.gather()
+    facts = judges.facts(parts.totals())
     rows = parts.rows(trace['id'] for trace in traces)
     # Before the merge: a run that is killed meanwhile goes on from the parts.
-    if context.settings.truncate.yardstick.traces:
+    if context.settings.truncate.yardstick.traces and not context.peers.index:
       facts['yardstick'] = _measure(context, judges, traces, rows)
     parts.merge(rows)
   return {**prefixes.counts(rows, context.settings.truncate), **facts}
+
+
+def _share(
+    peers: peers_lib.Peers, groups: Sequence[Sequence[Row]]
+) -> Sequence[Sequence[Row]]:
+  """Returns this host's groups: whole ones, so that they are as on one host."""
+  if len(groups) < peers.count:
+    logging.warning(
+        '%d groups of traces for %d hosts: lower config.compute.group to give'
+        ' all of them work.',
+        len(groups),
+        peers.count,
+    )
+  return peers_lib.share(peers, groups)
+
+
+def _judge(
+    context: context_lib.Context,
+    judges: judges_lib.Judges,
+    group: Sequence[Row],
+    parts: parts_lib.Parts,
+    advance: reading_lib.Advance,
+) -> None:
+  """Judges a group and writes its rows, with what they took."""
+  before = judges.taken()
+  rows = _cut(context, judges, group, advance)
+  taken = {k: v - before[k] for k, v in judges.taken().items()}
+  with stopping.later():  # A group is written whole.
+    for row in rows:
+      if row['id'] not in parts:
+        parts.add(row, **taken)
+        taken = {}
+    parts.flush()
+  context.peers.check()
 
 
 def _cut(

@@ -99,7 +99,7 @@ class PackedBatches:
     if not number:
       raise errors.DataError(
           f'No example to train on: {num_long} have more than'
-          f' {self._config.max_tokens} tokens; raise max_tokens.'
+          f' {self._config.max_tokens} tokens; raise config.sft.max_tokens.'
       )
     return number
 

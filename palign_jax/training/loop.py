@@ -9,14 +9,17 @@ from typing import Any, Protocol
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from palign_jax.checkpoints import store as store_lib
-from palign_jax.core import errors, progress
-from palign_jax.training import step as step_lib
+from palign_jax.core import errors, progress, stopping
+from palign_jax.parallel import ballot as ballot_lib
+from palign_jax.training import diagnosis, step as step_lib
 
 Batch = Mapping[str, np.ndarray]
+
+# What a process may want after a step; the largest wish of all is done.
+_GO_ON, _SAVE, _STOP = 0, 1, 2
 
 
 class NonFiniteError(errors.PalignError):
@@ -60,7 +63,7 @@ class LoopConfig:
     num_steps: Optimiser steps in all.
     log_every: Steps.
     save_every: Steps.
-    save_every_s: Seconds; looked at when a step is logged.
+    save_every_s: Seconds, by the clock of process 0.
   """
 
   num_steps: int
@@ -79,6 +82,7 @@ def train(
     batches: Batches,
     store: store_lib.CheckpointStore,
     metrics: Metrics,
+    examine: diagnosis.Examine | None = None,
 ) -> step_lib.TrainState:
   """Trains on from the latest checkpoint of `store`, or from `state`.
 
@@ -89,11 +93,15 @@ def train(
     batches: The data; at least as many as the steps left.
     store: Where checkpoints go.
     metrics: Gets the scalars of every step that is logged or saved.
+    examine: (state, batch) -> what of a failed step is not finite, for the
+      message.
 
   Returns:
     The state after `num_steps`, which is also the last checkpoint.
 
   Raises:
+    Stopped: If this process or another was told to end: after the step that
+      is running, which is saved.
     NonFiniteError: If loss or gradient stop being finite.  Nothing of that
       step is kept; the latest checkpoint is from before it.
     DataError: If the batches end too early.
@@ -107,28 +115,35 @@ def train(
   names = _names(state.params)
   clock = _Clock()
   saved_at = time.monotonic()
-  before = None
+  before, ballot = None, ballot_lib.Ballot()
   stream = iter(batches)
-  with progress.bar('Training', max(config.num_steps - done, 0)) as advance:
+  with (
+      stopping.later(),
+      progress.bar('Training', max(config.num_steps - done, 0)) as advance,
+  ):
     for step in range(done + 1, config.num_steps + 1):
       batch = _next(stream, step)
+      vote = ballot.cast(_wish(saved_at, config.save_every_s))
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         state, scalars = step_fn(state, batch)
       clock.count(batch)
       # Looks at the step before, while this one runs.
       if before is not None:
-        _check(step - 1, before, names)
-      before, last = scalars, step == config.num_steps
-      save = last or step % config.save_every == 0
+        _check(step - 1, *before, state, names, examine)
+      before, wish = (scalars, batch), int(vote)
+      save = step == config.num_steps or step % config.save_every == 0
+      save = save or wish > _GO_ON
       if save or step % config.log_every == 0:
-        host = _check(step, scalars, names)
+        host = _check(step, scalars, batch, state, names, examine)
         metrics.write(step, host | clock.rates())
-        save = save or _due(saved_at, config.save_every_s)
       if save:  # Only ever a state whose loss was looked at.
         metrics.flush()
         store.save(step, state, batches.state)
         saved_at = time.monotonic()
       advance(1)
+      if wish == _STOP and step < config.num_steps:
+        logging.info('Told to end: step %d is saved.', step)
+        raise stopping.Stopped
   return state
 
 
@@ -149,26 +164,35 @@ def _names(params: Any) -> list[str]:
 
 
 def _check(
-    step: int, scalars: Mapping[str, jax.Array], names: list[str]
+    step: int,
+    scalars: Mapping[str, jax.Array],
+    batch: Batch,
+    state: step_lib.TrainState,
+    names: list[str],
+    examine: diagnosis.Examine | None,
 ) -> dict[str, float]:
   """Returns the scalars on the host, or raises if they are not finite."""
   host = {k: float(v) for k, v in jax.device_get(dict(scalars)).items()}
   leaf = int(host.pop('bad_leaf', -1))
   if math.isfinite(host['loss']) and math.isfinite(host['grad_norm']):
     return host
-  where = f', first in the gradient of {names[leaf]}' if leaf >= 0 else ''
+  ids = getattr(batch, 'ids', ())
+  # A failed step changes nothing, so that it can be looked at afterwards.
+  finding = diagnosis.Finding(None, tuple(range(len(ids))))
+  finding = examine(state, batch) if examine else finding
+  where = diagnosis.text(finding, ids, names[leaf] if leaf >= 0 else None)
   raise NonFiniteError(
       f'Loss is {host["loss"]} and gradient norm {host["grad_norm"]} at step'
-      f' {step}{where}; lower optim.peak_lr, or look at that batch.  The'
-      ' latest checkpoint is from before this step.'
+      f' {step}{where and ", " + where}; lower config.sft.optim.peak_lr, or'
+      ' look at those rows.  The latest checkpoint is from before this step.'
   )
 
 
-def _due(since: float, every_s: float) -> bool:
-  due = time.monotonic() - since >= every_s
-  if jax.process_count() > 1:  # One clock decides for all.
-    due = bool(multihost_utils.broadcast_one_to_all(np.array(due)))
-  return due
+def _wish(saved_at: float, every_s: float) -> int:
+  if stopping.asked():
+    return _STOP
+  is_due = time.monotonic() - saved_at >= every_s
+  return _SAVE if is_due and not jax.process_index() else _GO_ON
 
 
 class _Clock:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from palign_jax.models import config as config_lib, decoder, kernels
+from palign_jax.parallel import mesh as mesh_lib, rules
 
 Batch = Mapping[str, Array]
 
@@ -23,18 +24,25 @@ class LossConfig:
 
   Attributes:
     dtype: Of the model's computation; logits and loss are float32.
-    remat: 'none', or 'full' to compute each layer again in the backward pass.
+    remat: What of a layer the backward pass computes again, see
+      models/remat.py.
     chunk_size: Positions of every row whose logits exist at a time; 0 for all
-      (fastest while they are few).
+      (fastest while they are few).  If rows are split over devices, so many
+      on each.
     lora_scale: alpha / rank of the adapters; not read without adapters.
     attention: Who computes it.
   """
 
   dtype: str
-  remat: decoder.Remat
+  remat: str
   chunk_size: int
   lora_scale: float
   attention: kernels.Backend = kernels.XLA
+
+  @property
+  def layout(self) -> rules.Layout:
+    """Where activations live: on the devices that compute attention."""
+    return rules.Layout(self.attention.mesh)
 
 
 def targets(batch: Batch) -> tuple[Int[Array, '*B T'], Float[Array, '*B T']]:
@@ -77,23 +85,61 @@ def weighted_sum(
       remat=config.remat,
       backend=config.attention,
   )
+  return jnp.sum(row_sums(params, model_config, x, batch, config))
+
+
+def row_sums(
+    params: decoder.Params,
+    model_config: config_lib.ModelConfig,
+    x: Float[Array, 'B T D'],
+    batch: Batch,
+    config: LossConfig,
+) -> Float[Array, ' B']:
+  """Returns the part of each row in `weighted_sum`.
+
+  Args:
+    params: Weights.
+    model_config: The model.
+    x: The stream after the final norm.
+    batch: As `packing.rows` makes it.
+    config: How to compute it.
+  """
   goal, weights = targets(batch)
-  ends = {k: v for k, v in params.items() if k != 'layers'}
+  layout = config.layout
+  ends = _gathered(params, model_config, layout)
 
   def chunk_sum(ends: Any, x_BTD, goal_BT, weights_BT):
+    x_BTD = layout(x_BTD, 'act_batch', 'act_time', 'act_embed')
     logits_BTV = decoder.logits(ends, model_config, x_BTD)
-    return jnp.sum(weights_BT * _nll(logits_BTV, goal_BT))
+    logits_BTV = layout(logits_BTV, 'act_batch', 'act_time', 'act_vocab')
+    return jnp.sum(weights_BT * _nll(logits_BTV, goal_BT), axis=1)
 
-  T, size = goal.shape[1], config.chunk_size
-  if not size or size >= T:
+  parts, size = mesh_lib.num_parts(layout.mesh), config.chunk_size
+  if not size or size * parts >= goal.shape[1]:
     return chunk_sum(ends, x, goal, weights)
-  chunks = [_chunks(a, size) for a in (x, goal, weights)]
+  chunks = [_chunks(a, size, parts) for a in (x, goal, weights)]
 
   def body(total, chunk):
     return total + jax.checkpoint(chunk_sum)(ends, *chunk), None
 
-  total, _ = jax.lax.scan(body, jnp.float32(0), chunks)
-  return total
+  zeros = jnp.zeros(len(goal), jnp.float32)
+  return jax.lax.scan(body, zeros, chunks)[0]
+
+
+def _gathered(
+    params: decoder.Params,
+    model_config: config_lib.ModelConfig,
+    layout: rules.Layout,
+) -> decoder.Params:
+  """Returns what `decoder.logits` reads, its channels on every device.
+
+  Gathered once for all chunks: in their loop it would be gathered for each.
+  """
+  if model_config.tied:
+    table = layout(params['embed']['table'], 'vocab', 'act_embed')
+    return {'embed': {'table': table}}
+  kernel = layout(params['lm_head']['kernel'], 'act_embed', 'vocab')
+  return {'lm_head': {'kernel': kernel}}
 
 
 def _nll(
@@ -106,10 +152,16 @@ def _nll(
   return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
-def _chunks(x: Array, size: int) -> Array:
-  """Returns [B T ...] as [chunk B size ...], T padded with zeros."""
+def _chunks(x: Array, size: int, parts: int) -> Array:
+  """Returns [B T ...] as [chunk B parts*size ...], padded with zeros.
+
+  A chunk has `size` positions of each of the parts that T is split into, so
+  that all devices work on it.
+  """
+  B, T, *rest = x.shape
+  x = x.reshape(B, parts, T // parts, *rest)
   pad = [(0, 0)] * x.ndim
-  pad[1] = (0, -x.shape[1] % size)
+  pad[2] = (0, -x.shape[2] % size)
   x = jnp.pad(x, pad)
-  x = x.reshape(x.shape[0], -1, size, *x.shape[2:])
-  return jnp.moveaxis(x, 1, 0)
+  x = jnp.moveaxis(x.reshape(B, parts, -1, size, *rest), 2, 0)
+  return x.reshape(-1, B, parts * size, *rest)

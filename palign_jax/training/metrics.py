@@ -6,6 +6,7 @@ after its checkpoint, so no step stands there twice.
 """
 
 from collections.abc import Mapping
+import itertools
 
 from absl import logging
 from etils import epath
@@ -52,6 +53,14 @@ class MetricsWriter:
     if self._board is not None:
       for name, value in scalars.items():
         self._board.add_scalar(name, value, step)
+
+  @property
+  def seconds(self) -> float:
+    """What the steps took, over all sessions but for those done again."""
+    steps = [0, *(row['step'] for row in self._rows)]
+    each = [row.get('seconds_per_step', 0) for row in self._rows]
+    pairs = zip(itertools.pairwise(steps), each, strict=True)
+    return float(sum((now - then) * s for (then, now), s in pairs))
 
   def flush(self) -> None:
     """Writes the rows so far, from process 0."""

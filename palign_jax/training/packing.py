@@ -11,7 +11,15 @@ import numpy as np
 
 from palign_jax.training import examples as examples_lib
 
-Batch = dict[str, np.ndarray]
+
+class Batch(dict[str, np.ndarray]):
+  """Arrays [B T] by name, and of which examples each row is made.
+
+  Attributes:
+    ids: Of the examples of each row.
+  """
+
+  ids: tuple[tuple[str, ...], ...] = ()
 
 
 class Bins:
@@ -57,12 +65,13 @@ def rows(
     each token from the one on its left; 0 for the first of an example).
   """
   shape = (len(packed), max_tokens)
-  batch = {
-      'tokens': np.zeros(shape, np.int32),
-      'positions': np.zeros(shape, np.int32),
-      'segments': np.zeros(shape, np.int32),
-      'weights': np.zeros(shape, np.float32),
-  }
+  batch = Batch(
+      tokens=np.zeros(shape, np.int32),
+      positions=np.zeros(shape, np.int32),
+      segments=np.zeros(shape, np.int32),
+      weights=np.zeros(shape, np.float32),
+  )
+  batch.ids = tuple(tuple(e.id for e in row) for row in packed)
   for i, row in enumerate(packed):
     start = 0
     for number, example in enumerate(row, 1):

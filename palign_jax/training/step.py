@@ -65,6 +65,46 @@ def init(
   return TrainState(step, params, opt_state)
 
 
+def abstract(
+    params: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Returns the shapes and places of what `init` would return.
+
+  Args:
+    params: Shapes of what is trained, with shardings on a mesh.
+    optimizer: From `optim.make`.
+  """
+  everywhere = _replicated(params)
+  place = lambda x, where: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=where
+  )
+  opt_state = optax.tree_utils.tree_map_params(
+      optimizer,
+      lambda x, p: place(x, p.sharding),
+      jax.eval_shape(optimizer.init, params),
+      params,
+      transform_non_params=lambda x: place(x, everywhere),
+  )
+  step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+  return TrainState(step, params, opt_state)
+
+
+def abstract_batch(
+    num_microbatches: int, num_rows: int, max_tokens: int, mesh: Any
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes and places of a batch as `compile` passes it on."""
+  shape = num_microbatches, num_rows, max_tokens
+  where = _by_token(mesh)
+  make = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+  ints = ('tokens', 'positions', 'segments')
+  return {**{k: make(jnp.int32) for k in ints}, 'weights': make(jnp.float32)}
+
+
+def _by_token(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  spec = jax.sharding.PartitionSpec(None, *mesh_lib.TOKENS)
+  return jax.sharding.NamedSharding(mesh, spec)
+
+
 def _is_split(x: Array) -> bool:
   return isinstance(x.sharding, jax.sharding.NamedSharding)
 
@@ -84,11 +124,13 @@ def make(
     optimizer: optax.GradientTransformation,
     rate: optim.Schedule,
     clip_norm: float,
+    where: Any = None,
 ) -> Callable[..., tuple[TrainState, Scalars]]:
   """Returns the pure step: (frozen, state, batch) -> (state, scalars).
 
   `frozen` holds the weights that are not trained, in any dtype ({} if all
-  are); the arrays of `batch` are [microbatch, B, T].
+  are); the arrays of `batch` are [microbatch, B, T].  Gradients are kept where
+  the shardings in `where` say, a tree like that of what is trained.
   """
 
   def step(frozen: decoder.Params, state: TrainState, batch: loss_lib.Batch):
@@ -101,9 +143,11 @@ def make(
       )
       return total * per_weight
 
-    loss, grads = _accumulate(
-        jax.value_and_grad(objective), state.params, batch
-    )
+    def value_and_grad(params, micro):
+      loss, grads = jax.value_and_grad(objective)(params, micro)
+      return loss, _place(grads, where)
+
+    loss, grads = _accumulate(value_and_grad, state.params, batch)
     squares = jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(grads)])
     norm = jnp.sqrt(jnp.sum(squares))
     scale = jnp.minimum(jnp.float32(1), jnp.float32(clip_norm) / norm)
@@ -129,6 +173,12 @@ def make(
   return step
 
 
+def _place(tree: Any, where: Any) -> Any:
+  if where is None:
+    return tree
+  return jax.tree.map(jax.lax.with_sharding_constraint, tree, where)
+
+
 def _accumulate(value_and_grad, params, batch: loss_lib.Batch):
   """Returns the sums over the microbatches of the value and the gradient."""
   if len(batch['tokens']) == 1:
@@ -144,6 +194,19 @@ def _accumulate(value_and_grad, params, batch: loss_lib.Batch):
 def _first_bad(squares: Float[Array, ' L']) -> Array:
   bad = ~jnp.isfinite(squares)
   return jnp.where(jnp.any(bad), jnp.argmax(bad), -1)
+
+
+def jit(
+    pure: Callable[..., tuple[TrainState, Scalars]], state: TrainState
+) -> Callable[..., tuple[TrainState, Scalars]]:
+  """Returns the step jitted: (frozen, state, batch) -> (state, scalars).
+
+  Args:
+    pure: From `make`.
+    state: Donated at each call; gives the shardings of the one that comes out.
+  """
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  return jax.jit(pure, donate_argnums=1, out_shardings=(shardings, None))
 
 
 def compile(
@@ -164,28 +227,52 @@ def compile(
     config: How a batch is split.
     frozen: See `make`.
     state: Gives the shardings of the state that comes out; not consumed.
-    mesh: Its axes 'data' and 'fsdp' split the rows; None for one device.
+    mesh: See `place`; None for one device.
   """
-  shardings = jax.tree.map(lambda x: x.sharding, state)
-  jitted = jax.jit(pure, donate_argnums=1, out_shardings=(shardings, None))
-  spec = jax.sharding.PartitionSpec(None, *mesh_lib.ROWS)
-  by_row = jax.sharding.NamedSharding(mesh, spec) if mesh else None
-  num_ways = mesh_lib.num_row_shards(mesh) if mesh else 1
+  jitted = jit(pure, state)
 
   def run(state, batch):
-    return jitted(frozen, state, {k: place(v) for k, v in batch.items()})
-
-  def place(x: np.ndarray) -> Array:
-    num_rows, parts = len(x), config.num_microbatches * num_ways
-    if num_rows % parts:
-      raise errors.ConfigError(
-          f'A batch of {num_rows} rows does not split into'
-          f' {config.num_microbatches} microbatches over {num_ways} devices;'
-          f' make batch_size a multiple of {parts}.'
-      )
-    x = x.reshape(config.num_microbatches, -1, x.shape[-1])
-    if by_row is None:
-      return jnp.asarray(x)
-    return jax.make_array_from_callback(x.shape, by_row, lambda at: x[at])
+    return jitted(frozen, state, place(batch, config, mesh))
 
   return run
+
+
+def place(
+    batch: Mapping[str, np.ndarray],
+    config: StepConfig,
+    mesh: jax.sharding.Mesh | None,
+) -> dict[str, Array]:
+  """Returns the arrays [microbatch, B, T] of a batch on the devices.
+
+  Args:
+    batch: Arrays [B, T], whole on every host.
+    config: How it is split into microbatches.
+    mesh: Rows lie over its data and fsdp, tokens over sequence.
+
+  Raises:
+    ConfigError: If rows or tokens do not split so.
+  """
+  num_ways = mesh_lib.num_row_shards(mesh) if mesh else 1
+  num_parts = mesh_lib.num_parts(mesh)
+  num_rows, width = batch['tokens'].shape
+  parts = config.num_microbatches * num_ways
+  if num_rows % parts:
+    raise errors.ConfigError(
+        f'A batch of {num_rows} rows does not split into'
+        f' {config.num_microbatches} microbatches over {num_ways} devices;'
+        f' make config.sft.batch_size a multiple of {parts}.'
+    )
+  if width % num_parts:
+    raise errors.ConfigError(
+        f'Rows of {width} tokens do not split over config.mesh.sequence ='
+        f' {num_parts}; make config.sft.max_tokens a multiple of it.'
+    )
+
+  def put(x: np.ndarray) -> Array:
+    x = x.reshape(config.num_microbatches, -1, width)
+    if mesh is None:
+      return jnp.asarray(x)
+    where = _by_token(mesh)
+    return jax.make_array_from_callback(x.shape, where, lambda at: x[at])
+
+  return {k: put(v) for k, v in batch.items()}

@@ -1,5 +1,9 @@
 """What is restored is what was saved, and nothing else passes for it."""
 
+from concurrent import futures
+import resource
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +11,8 @@ import pytest
 
 from palign_jax.checkpoints import store
 from palign_jax.core import errors
+from tests import fakes
+from tests.checkpoints import saver
 
 
 def state(value=1.0, size=16):
@@ -90,3 +96,56 @@ def test_none_can_be_read(tmp_path):
   spoil(tmp_path / '1')
   with pytest.raises(errors.CheckpointError, match=r'none of .*\[1\] can be'):
     restore(tmp_path, state())
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_of_a_save(tmp_path):
+  """One life after another, each dies a little later than the one before."""
+  directory = tmp_path / 'checkpoints'
+  for _ in range(saver.KEEP + 1):
+    assert saver.start(directory) == 0
+  count = int((tmp_path / 'checkpoints.count').read_text())
+  assert count > 15
+  lives = [dict(kill_at=n) for n in range(1, count + 1)]
+  lives += [dict(num_files=n) for n in range(1, 9)]
+  codes = {saver.start(directory, **life) for life in lives}
+  assert codes <= {-signal.SIGKILL, 0}
+  assert -signal.SIGKILL in codes
+  assert saver.start(directory) == 0  # It checks what it restores.
+  steps = [int(x) for x in (tmp_path / 'checkpoints.steps').read_text().split()]
+  assert len(steps) == saver.KEEP + 1 + len(lives) + 1
+  # What one life had saved the next goes on from: never less.
+  assert set(np.diff(steps)) == {0, 1}
+  names = sorted(int(p.name) for p in directory.iterdir())
+  assert names == [steps[-1], steps[-1] + 1]
+
+
+def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path):
+  """A bound on the size of files stands for the disk."""
+  save(tmp_path, 1)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  message = r'a checkpoint cannot be written \(.*mend this .is there room'
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+  try:
+    with pytest.raises(errors.CheckpointError, match=message) as e:
+      save(tmp_path, 2)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert '\n' not in str(e.value)
+  assert restore(tmp_path, state()).step == 1
+  save(tmp_path, 2)
+  assert restore(tmp_path, state()).step == 2
+
+
+def test_what_another_host_cannot_read_is_not_gone_on_from(tmp_path):
+  save(tmp_path / 'good', 1, 2)
+  save(tmp_path / 'bad', 1, 2)
+  spoil(tmp_path / 'bad' / '2')
+
+  def host(peers, name):
+    with store.CheckpointStore(tmp_path / name, keep=9, peers=peers) as one:
+      return one.restore(state()).step
+
+  with futures.ThreadPoolExecutor(2) as pool:
+    steps = pool.map(host, fakes.Peers.team(2), ['good', 'bad'])
+    assert list(steps) == [1, 1]

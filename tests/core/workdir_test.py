@@ -56,8 +56,57 @@ def test_writes_config_and_manifest(place):
   written = json.loads((place / 'config.json').read_text())
   assert written == json.loads(json.dumps(CONFIG))
   manifest = json.loads((place / 'manifest.json').read_text())
-  assert sorted(manifest) == ['created', 'inputs', 'seed', 'updated']
+  assert sorted(manifest) == [
+      *('changes', 'created', 'inputs', 'seed', 'token', 'updated')
+  ]
   assert manifest['inputs'] == INPUTS
+
+
+def manifest(place):
+  return json.loads((place / 'manifest.json').read_text())
+
+
+def test_what_bears_on_the_last_bits_of_rows_is_recorded(place):
+  begin(place, 'teach')
+  place.finish('teach', {})
+  rows = [{'id': 1}, {'id': 2}, {'_tally': {'seconds': 1}}]
+  jsonl.write(place / 'truncate/prefixes.jsonl.parts/000-00000.jsonl', rows)
+  place.open(changed(report__title='b'), {'inputs': INPUTS, 'hosts': 2})
+  assert manifest(place)['changes'] == []  # Nothing of that kind.
+  place.open(changed(compute__num_rows=4), {'inputs': INPUTS, 'hosts': 1})
+  (change,) = manifest(place)['changes']
+  assert change['changed'] == {'compute.num_rows': [8, 4], 'hosts': [2, 1]}
+  assert change['rows'] == {'truncate': 2}  # teach is finished.
+  place.open(changed(mesh__data=2, compute__num_rows=4), {'hosts': 1})
+  first, second = manifest(place)['changes']
+  assert first == change
+  assert second['changed'] == {'mesh.data': [1, 2]}
+
+
+def test_a_change_between_stages_bears_on_nothing(place):
+  begin(place, 'teach')
+  place.finish('teach', {})
+  place.open(changed(compute__num_rows=4), {'inputs': INPUTS})
+  assert manifest(place)['changes'] == []
+
+
+def test_every_opening_leaves_another_token(place):
+  first = place.token
+  place.open(CONFIG, {'inputs': INPUTS})
+  assert len({first, place.token, ''}) == 3
+
+
+def test_parts_go_when_their_stage_is_finished(place):
+  files = ['truncate/a.jsonl.parts/000-00000.jsonl']
+  files += ['sample/before/b.jsonl.parts/000-00000.jsonl']
+  for file in files:
+    jsonl.write(place / file, [{'id': 1}])
+  place.finish('sample', {})
+  assert [(place / file).exists() for file in files] == [True, False]
+  # Killed between the two: they go the next time.
+  jsonl.write(place / files[1], [{'id': 1}])
+  place.open(CONFIG, {'inputs': INPUTS})
+  assert [(place / file).exists() for file in files] == [True, False]
 
 
 def test_returns_to_the_same_config_whatever_has_begun(place):

@@ -155,13 +155,7 @@ MESHES = (
 
 def on_mesh(sizes):
   num = int(np.prod(list(sizes.values())))
-  kinds = (jax.sharding.AxisType.Auto,) * 3
-  mesh = jax.make_mesh(
-      tuple(sizes.values()),
-      mesh_lib.AXES,
-      axis_types=kinds,
-      devices=jax.devices()[:num],
-  )
+  mesh = mesh_lib.make(sizes, jax.devices()[:num])
   where = rules.tree_shardings(PARAMS, decoder.logical_axes(CONFIG), mesh)
   return mesh, jax.device_put(PARAMS, where)
 

@@ -24,6 +24,7 @@ from palign_jax.models import (
     kernels_cudnn,
     kernels_splash,
 )
+from palign_jax.parallel import mesh as mesh_lib
 
 AXES = ('data', 'fsdp', 'tensor')
 ROWS = PartitionSpec(('data', 'fsdp'))
@@ -179,6 +180,33 @@ def test_each_device_attends_with_its_rows_and_heads():
   ):
     with pytest.raises(errors.ConfigError, match=why):
       kernels.causal(backend, *(normal(*shape),) * 3, None)
+
+
+@pytest.mark.parametrize('name', ['xla', 'pallas'])
+def test_rows_whose_tokens_lie_on_several_devices(name):
+  mesh = mesh_lib.make({'data': 2, 'tensor': 2, 'sequence': 2})
+  backend = kernels.Backend(name, mesh)
+  q, k, v = (
+      normal(2, 256, 4, H),
+      normal(2, 256, 2, H),
+      normal(2, 256, 2, H, seed=1),
+  )
+  segments = jnp.asarray(np.arange(512).reshape(2, 256) // 90, jnp.int32)
+  weight = normal(2, 256, 4, H, seed=2)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(backend, *qkv):
+    attend = lambda *qkv: kernels.causal(backend, *qkv, segments)
+    out, pull = jax.vjp(attend, *qkv)
+    return out, pull(weight)
+
+  got = run(backend, q, k, v)
+  for x, y in zip(
+      jax.tree.leaves(got),
+      jax.tree.leaves(run(kernels.XLA, q, k, v)),
+      strict=True,
+  ):
+    close(x, y, atol=1e-5)
 
 
 # Who computes.

@@ -9,26 +9,9 @@ from palign_jax.models import config as config_lib, decoder
 from palign_jax.parallel import mesh as mesh_lib, rules
 
 
-def make(data, fsdp, tensor):
-  return mesh_lib.make({'data': data, 'fsdp': fsdp, 'tensor': tensor})
-
-
-def test_one_size_may_be_left_open():
-  assert dict(make(1, -1, 2).shape) == {'data': 1, 'fsdp': 4, 'tensor': 2}
-  assert mesh_lib.num_row_shards(make(2, 2, -1)) == 4
-
-
-@pytest.mark.parametrize(
-    'sizes', [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 8, 1), (16, 1, 1)]
-)
-def test_sizes_must_give_the_devices(sizes):
-  with pytest.raises(errors.ConfigError, match='there are 8'):
-    make(*sizes)
-
-
-def test_axes_are_those_of_the_mesh():
-  with pytest.raises(errors.ConfigError, match="needs .'data', 'fsdp'"):
-    mesh_lib.make({'model': 8})
+def make(data, fsdp, tensor, sequence=1):
+  sizes = data, fsdp, tensor, sequence
+  return mesh_lib.make(dict(zip(mesh_lib.AXES, sizes, strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +20,14 @@ def test_axes_are_those_of_the_mesh():
         (('embed', 'mlp'), (8, 6), P('fsdp', 'tensor')),
         (('mlp', 'embed'), (6, 8), P('tensor', 'fsdp')),
         (('vocab', 'embed'), (10, 4), P('tensor', 'fsdp')),
+        (('rank', 'lora_mlp'), (3, 8), P(None, ('tensor', 'fsdp'))),
+        (('rank', 'lora_mlp'), (3, 6), P(None, 'tensor')),  # As far as it goes.
+        (('rank', 'lora_mlp'), (3, 7), P()),
+        (
+            ('rank', 'heads', 'lora_head_dim'),
+            (3, 2, 4),
+            P(None, 'tensor', 'fsdp'),
+        ),
         (('embed', 'heads', 'head_dim'), (4, 2, 3), P('fsdp', 'tensor')),
         (('embed', 'kv_heads', 'head_dim'), (4, 2, 3), P('fsdp', 'tensor')),
         (('layers', 'rank'), (3, 5), P()),
@@ -58,6 +49,27 @@ def test_each_row_of_the_table(axes, shape, spec):
     return
   got = rules.sharding('x', shape, axes, mesh)
   assert got.is_equivalent_to(jax.NamedSharding(mesh, spec), len(shape))
+
+
+def test_sequence_splits_tokens_and_weights():
+  mesh = make(1, 2, 2, 2)
+  at = lambda shape, axes: rules.sharding('x', shape, axes, mesh).spec
+  names = ('act_batch', 'act_time', 'act_embed')
+  assert at((4, 6, 8), names) == P(('fsdp',), ('sequence',), None)
+  assert at((8, 6), ('embed', 'mlp')) == P(('fsdp', 'sequence'), ('tensor',))
+
+
+def test_a_layout_leaves_uneven_axes_to_the_compiler():
+  layout = rules.Layout(make(2, 2, 1, 2))
+  names = ('act_batch', 'act_time', 'act_embed')
+  put = jax.jit(lambda x: layout(x, *names))
+  assert put(jax.numpy.ones((4, 6, 8))).sharding.shard_shape((4, 6, 8)) == (
+      1,
+      3,
+      8,
+  )
+  assert put(jax.numpy.ones((3, 5, 8))).shape == (3, 5, 8)
+  assert layout.splits_rows and not rules.ANYWHERE.splits_rows
 
 
 def test_uneven_and_unknown_axes_are_named():

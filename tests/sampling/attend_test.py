@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 import pytest
 
@@ -11,9 +10,7 @@ from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import attend
 
 B, K, N, H, S = 16, 2, 4, 8, 384
-ALONE = kernels.Backend(
-    'xla', Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh_lib.AXES)
-)
+ALONE = kernels.Backend('xla', mesh_lib.alone())
 step = jax.jit(attend.step, static_argnums=0)
 
 

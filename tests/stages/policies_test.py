@@ -373,6 +373,33 @@ def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start):
   assert (facts['examples'], facts['too_long']) == (4, 1)
 
 
+@pytest.mark.slow
+def test_some_projections_over_an_int8_base_in_split_rows(start, student):
+  run = start(
+      ['sft'],
+      files={'assemble/train.jsonl': ROWS},
+      mesh__sequence=2,
+      mesh__fsdp=2,
+      sft__targets=('q', 'down'),
+      sft__quantize='int8',
+      sft__remat='save_attention',
+  )
+  raw = json.loads((run.path / 'sft/adapter/adapter_config.json').read_text())
+  assert raw['target_modules'] == ['q_proj', 'down_proj']
+  model = hf_import.describe(student, dtype=jnp.float32)
+  adapters, _ = hf_import.load_adapter(run.path / 'sft/adapter', model.config)
+  assert set(adapters['layers']) == {'q', 'down'}
+  before = hf_import.load(student, dtype=jnp.float32).params['layers']
+  after = hf_import.load(run.path / 'sft/export', dtype=jnp.float32)
+  for name, parts in after.params['layers'].items():
+    kernel = parts.get('kernel')
+    if kernel is not None:  # The export stands on weights of full precision.
+      same = np.array_equal(kernel, before[name]['kernel'])
+      assert same == (name not in ('q', 'down'))
+  error = summary(run, 'sft')['export_logit_error']['max']
+  assert 0 < error < 0.05
+
+
 def test_training_on_nothing_is_an_error(start):
   with pytest.raises(errors.DataError, match='nothing to train on; assemble/r'):
     start(['sft'], files={'assemble/train.jsonl': []})

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from palign_jax.checkpoints import store as store_lib
-from palign_jax.core import errors, jsonl
-from palign_jax.training import data, loop, metrics
-from tests.training import tiny
+from palign_jax.core import errors, jsonl, stopping
+from palign_jax.parallel import mesh as mesh_lib
+from palign_jax.training import data, diagnosis, loop, metrics, step
+from tests import fakes, processes
+from tests.training import resuming, tiny
 
 EXAMPLES = [tiny.example(i, 5 + i % 9) for i in range(30)]
 DATA = data.DataConfig(max_tokens=32, batch_size=2, max_waiting=3)
@@ -20,6 +22,11 @@ def batches(num_epochs=9):
 @pytest.fixture(scope='module')
 def step_fn():
   return tiny.stepper(tiny.start(tiny.params()), {})
+
+
+def examine(state, batch):
+  arrays = step.place(batch, step.StepConfig(1), None)
+  return diagnosis.examine(state.params, tiny.MODEL, arrays, tiny.LOSS)
 
 
 def run(
@@ -44,6 +51,7 @@ def run(
         stream or batches(),
         store,
         writer,
+        examine,
     )
   return jax.device_get(state)
 
@@ -84,8 +92,9 @@ class Poisoned(data.PackedBatches):
 
   def __iter__(self):
     for number, batch in enumerate(super().__iter__(), 1):
-      bad = np.full_like(batch['weights'], np.nan)
-      yield batch | {'weights': bad} if number >= self.first_bad else batch
+      if number >= self.first_bad:
+        batch['weights'][:] = np.nan
+      yield batch
 
 
 def poisoned():
@@ -94,7 +103,7 @@ def poisoned():
 
 @pytest.mark.parametrize('log_every', [1, 100])
 def test_nan_stops_the_run_and_is_never_saved(tmp_path, step_fn, log_every):
-  message = r'Loss is nan and .* at step 4, first in the gradient of embed/t'
+  message = r'Loss is nan and .* at step 4, first in the loss, in the rows of e'
   with pytest.raises(loop.NonFiniteError, match=message):
     run(tmp_path, 9, step_fn, poisoned(), log_every, save_every=3)
   assert [step for step, _, _ in losses(tmp_path)] == (
@@ -113,3 +122,61 @@ def test_saves_by_the_clock(tmp_path, step_fn):
   run(tmp_path, 2, step_fn, save_every=100, save_every_s=0.0)
   names = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
   assert names == ['1', '2']
+
+
+@pytest.fixture
+def told(monkeypatch):
+  """Tells the process to end when it takes batch 3."""
+  monkeypatch.setattr(resuming.Batches, 'stop_at', 3)
+  yield
+  stopping.forget()
+
+
+def test_told_to_end_it_saves_the_running_step(tmp_path, step_fn, told):
+  stream = resuming.Batches(data.shuffled(EXAMPLES, 9, seed=1), DATA)
+  with pytest.raises(stopping.Stopped) as e:
+    run(tmp_path / 'parts', 7, step_fn, stream, save_every=100)
+  assert e.value.code == stopping.EXIT_CODE == 75
+  stopping.forget()
+  assert [step for step, _, _ in losses(tmp_path / 'parts')] == [1, 2, 3]
+  got = run(tmp_path / 'parts', 7, step_fn, save_every=100)
+  same(got, run(tmp_path / 'whole', 7, step_fn))
+  assert losses(tmp_path / 'parts') == losses(tmp_path / 'whole')
+
+
+def close(got, want):
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope='module')
+def one_device(tmp_path_factory):
+  """Five steps on one device; the folder and the parameters."""
+  folder = tmp_path_factory.mktemp('one')
+  return folder, resuming.run(folder, 5, fakes.one_device())
+
+
+def test_goes_on_upon_other_meshes(tmp_path, one_device):
+  folder, want = one_device
+  resuming.run(tmp_path, 2, fakes.one_device())
+  resuming.run(tmp_path, 4, mesh_lib.make({'data': 1, 'fsdp': 4, 'tensor': 2}))
+  got = resuming.run(
+      tmp_path, 5, mesh_lib.make({'data': 2, 'fsdp': 2, 'tensor': 2})
+  )
+  close(got, want)
+  close(losses(tmp_path), losses(folder))
+
+
+@pytest.mark.slow
+def test_goes_on_upon_two_hosts_which_stop_together(tmp_path, one_device):
+  folder, want = one_device
+  resuming.run(tmp_path, 1, fakes.one_device())
+  module = 'tests.training.resuming'
+  # One of them is told at its second batch, after step 2 of the run.
+  for code, output in processes.finish(
+      processes.start(2, module, str(tmp_path), '5', '2', devices=2)
+  ):
+    assert code == stopping.EXIT_CODE, output
+  assert [step for step, _, _ in losses(tmp_path)] == [1, 2, 3]
+  close(resuming.run(tmp_path, 5, fakes.one_device()), want)
+  close(losses(tmp_path), losses(folder))

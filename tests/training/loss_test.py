@@ -1,13 +1,16 @@
 """Packing and chunks change neither the loss nor its gradient."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palign_jax.models import decoder
+from palign_jax.core import errors
+from palign_jax.models import decoder, kernels, remat
+from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.training import loss
 from tests.training import tiny
 
@@ -19,14 +22,21 @@ def params():
   return tiny.params()
 
 
-def value_and_grad(params, batch, cotangent=1.0, **changes):
+def value_and_grad(params, batch, cotangent=1.0, model=tiny.MODEL, **changes):
   config = dataclasses.replace(tiny.LOSS, **changes)
-  batch = {k: jnp.asarray(v) for k, v in batch.items()}
+  mesh = config.attention.mesh
+  if mesh is None:
+    batch = {k: jnp.asarray(v) for k, v in batch.items()}
+  else:
+    where = jax.NamedSharding(mesh, mesh_lib.TOKENS)
+    batch = jax.device_put(dict(batch), where)
+    axes = decoder.logical_axes(model)
+    params = jax.device_put(params, rules.tree_shardings(params, axes, mesh))
 
   @jax.jit
   def run(params):
     total, pull = jax.vjp(
-        lambda p: loss.weighted_sum(p, tiny.MODEL, batch, config), params
+        lambda p: loss.weighted_sum(p, model, batch, config), params
     )
     return total, pull(jnp.float32(cotangent))[0]
 
@@ -57,13 +67,28 @@ def test_is_the_weighted_sum_of_log_probabilities(params):
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_packed_equals_unpacked(params):
+@pytest.mark.parametrize(
+    'name, sizes', [('xla', {}), ('pallas', {}), ('xla', {'sequence': 2})]
+)
+def test_packed_equals_unpacked(params, name, sizes):
+  mesh = mesh_lib.make(sizes, jax.devices()[:2]) if sizes else None
   four = [tiny.example(i, size) for i, size in enumerate(SIZES)]
   alone = value_and_grad(params, tiny.batch(*([e] for e in four)))
   packed = value_and_grad(
-      params, tiny.batch([four[3], four[0]], [four[1], four[2]], [], [])
+      params,
+      tiny.batch([four[3], four[0]], [four[1], four[2]], [], []),
+      attention=kernels.Backend(name, mesh),
   )
   close(packed, alone)
+
+
+def test_cudnn_does_not_take_packed_rows(params):
+  with pytest.raises(errors.ConfigError, match='sequences of packed rows apar'):
+    value_and_grad(
+        params,
+        tiny.batch([tiny.example(0, 9), tiny.example(1, 4)]),
+        attention=kernels.Backend('cudnn'),
+    )
 
 
 @pytest.mark.parametrize('chunk_size', [5, 16])
@@ -73,10 +98,73 @@ def test_chunked_equals_plain(params, chunk_size):
   close(value_and_grad(params, batch, -3.7, chunk_size=chunk_size), plain)
 
 
-def test_remat_changes_nothing(params):
+@pytest.mark.parametrize('name', [n for n in remat.NAMES if n != 'none'])
+def test_remat_changes_nothing(params, name):
   batch = tiny.batch([tiny.example(0, 30)])
   plain = value_and_grad(params, batch)
-  close(value_and_grad(params, batch, remat='full'), plain)
+  close(value_and_grad(params, batch, remat=name), plain)
+
+
+def test_what_remat_keeps(params):
+  batch = tiny.batch([tiny.example(0, 30)])
+  batch = {k: jnp.asarray(v) for k, v in batch.items()}
+
+  def kept(name):
+    config = dataclasses.replace(tiny.LOSS, remat=name)
+    _, pull = jax.eval_shape(
+        lambda p: jax.vjp(
+            lambda p: loss.weighted_sum(p, tiny.MODEL, batch, config), p
+        ),
+        params,
+    )
+    return sum(x.size for x in jax.tree.leaves(pull))
+
+  kept = {name: kept(name) for name in remat.NAMES}
+  layers, rows = 2 * 32, tiny.MODEL.num_heads * tiny.MODEL.head_dim
+  assert kept['save_attention'] - kept['full'] == layers * rows
+  assert kept['full'] < kept['save_attention'] < kept['dots'] < kept['none']
+
+
+def test_unknown_remat(params):
+  with pytest.raises(errors.ConfigError, match="'some'; it can be none, dots"):
+    value_and_grad(params, tiny.batch([tiny.example(0, 9)]), remat='some')
+
+
+@pytest.mark.parametrize(
+    'sizes', [{'sequence': 4}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}], ids=str
+)
+@pytest.mark.parametrize('chunk_size', [0, 24])
+def test_rows_that_are_split(params, sizes, chunk_size):
+  # More than one block of queries in each part, and examples across parts.
+  batch = tiny.batch(
+      [tiny.example(0, 150), tiny.example(1, 100)],
+      [tiny.example(2, 30), tiny.example(3, 290)],
+      max_tokens=320,
+  )
+  devices = jax.devices()[: math.prod(sizes.values())]
+  on = kernels.Backend('auto', mesh_lib.make(sizes, devices))
+  got = value_and_grad(params, batch, 2.5, attention=on, chunk_size=chunk_size)
+  close(got, value_and_grad(params, batch, 2.5))
+
+
+def test_rows_that_do_not_split(params):
+  mesh = mesh_lib.make({'sequence': 2}, jax.devices()[:2])
+  config = dataclasses.replace(
+      tiny.LOSS, attention=kernels.Backend('auto', mesh)
+  )
+  make = lambda width: {
+      k: jnp.asarray(v)
+      for k, v in tiny.batch([tiny.example(0, 9)], max_tokens=width).items()
+  }
+  with pytest.raises(errors.ConfigError, match='do not split 2 ways over seq'):
+    loss.weighted_sum(params, tiny.MODEL, make(9), config)
+  for name, message in (
+      ('cudnn', 'takes whole rows, and config.mesh.sequence splits them'),
+      ('pallas', '10 tokens in 2 parts are no multiples of 128'),
+  ):
+    named = dataclasses.replace(config, attention=kernels.Backend(name, mesh))
+    with pytest.raises(errors.ConfigError, match=message):
+      loss.weighted_sum(params, tiny.MODEL, make(10), named)
 
 
 def test_nothing_is_predicted_across_a_seam():

@@ -34,3 +34,15 @@ def test_tensorboard_files(tmp_path):
     writer.write(1, {'loss': 1.0})
   (file,) = (tmp_path / 'tensorboard').iterdir()
   assert b'loss' in file.read_bytes()
+
+
+def test_seconds_are_of_all_sessions(tmp_path):
+  with metrics.MetricsWriter(tmp_path) as writer:
+    assert writer.seconds == 0
+    writer.start(0)
+    writer.write(2, {'loss': 1.0, 'seconds_per_step': 3.0})
+    writer.write(4, {'loss': 1.0, 'seconds_per_step': 50.0})  # Done again.
+  with metrics.MetricsWriter(tmp_path) as writer:
+    writer.start(2)
+    writer.write(5, {'loss': 1.0, 'seconds_per_step': 1.0})
+    assert writer.seconds == 2 * 3 + 3 * 1

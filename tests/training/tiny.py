@@ -1,10 +1,12 @@
 """A model small enough to compile in seconds, and examples for it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palign_jax.models import config as config_lib, decoder, lora
+from palign_jax.models import config as config_lib, decoder, kernels, lora
 from palign_jax.training import examples, loss, optim, packing, step
 
 MODEL = config_lib.ModelConfig(
@@ -84,7 +86,14 @@ def stepper(
 ):
   rate = optim.schedule(optim_config, num_steps)
   optimizer = optim.make(optim_config, rate)
-  pure = step.make(MODEL, loss_config, optimizer, rate, optim_config.clip_norm)
+  where = None
+  if mesh is not None:
+    attention = kernels.Backend('auto', mesh)
+    loss_config = dataclasses.replace(loss_config, attention=attention)
+    where = jax.tree.map(lambda x: x.sharding, state.params)
+  pure = step.make(
+      MODEL, loss_config, optimizer, rate, optim_config.clip_norm, where
+  )
   return step.compile(
       pure, step.StepConfig(num_microbatches), frozen, state, mesh
   )
@@ -93,3 +102,7 @@ def stepper(
 def start(weights, optim_config=OPTIM, num_steps=10):
   rate = optim.schedule(optim_config, num_steps)
   return step.init(weights, optim.make(optim_config, rate))
+
+
+def devices(num: int):
+  return jax.devices()[:num]

@@ -1,0 +1,39 @@
+r"""Long traces from a teacher of one's own: the stage `teach` and no other.
+
+  python -m palign_jax.main --config=configs/traces.py:teacher=qwq_32b \
+      --config.teacher.path=/models/QwQ-32B --stages=teach \
+      --config.teach.questions=/data/questions.jsonl --workdir=/data/traces
+
+  python -m palign_jax.plan --config=configs/traces.py --topology=v5p:2x2x2
+
+A student's run then takes teach/traces.jsonl of that workdir as its
+`config.teach.traces`, with `config.teach.fields=palign`.
+
+Needs  the teacher's folder and a question file.
+Takes  not measured yet; WORKSPACE.md has what `plan` says.
+
+The teacher is split over tensor, as far as it has key-value heads; weights are
+not split over fsdp, where each token would gather them anew.
+"""
+
+from configs import common
+
+# Name on the Hub, and key-value heads.
+_TEACHERS = {
+    'qwq_32b': ('Qwen/QwQ-32B', 8),
+    'r1_distill_qwen_7b': ('deepseek-ai/DeepSeek-R1-Distill-Qwen-7B', 4),
+}
+
+
+def get_config(arg=None):
+  """Takes teacher: qwq_32b (32 billion) or r1_distill_qwen_7b."""
+  arg = common.parse_arg(arg, teacher='qwq_32b')
+  if arg.teacher not in _TEACHERS:
+    raise ValueError(
+        f'teacher={arg.teacher}: it can be {", ".join(_TEACHERS)}.'
+    )
+  path, ways = _TEACHERS[arg.teacher]
+  config = common.base()
+  config.teacher.path = path
+  config.mesh.update(data=-1, fsdp=1, tensor=ways)
+  return config

@@ -1,0 +1,54 @@
+"""What a layer keeps for the backward pass, and what is computed again.
+
+none            keeps everything: fastest while it fits
+dots            keeps what projections give; attention, norms and activations
+                of the MLP are computed again
+save_attention  keeps what attention gives (and its log-sum-exp, on a TPU);
+                projections are computed again
+full            keeps the stream between layers only: for the longest rows
+
+Per token and layer that is, in numbers kept beside the stream: all, 2 D + 2 K H
++ N H + 2 F, N H, and nothing.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax import ad_checkpoint
+
+from palign_jax.core import errors
+
+ATTENTION = 'attention'  # The name by which its values are known.
+_policies = jax.checkpoint_policies
+_POLICIES = {
+    'dots': _policies.dots_with_no_batch_dims_saveable,
+    'save_attention': _policies.save_only_these_names(ATTENTION),
+    'full': _policies.nothing_saveable,
+}
+NAMES = ('none', *_POLICIES)
+
+
+def wrap(step: Callable, name: str, *, in_scan: bool) -> Callable:
+  """Returns a layer that keeps what the policy says.
+
+  Args:
+    step: A layer.
+    name: One of `NAMES`.
+    in_scan: Whether it is the body of a scan.  Nothing need then keep XLA from
+      merging the second computation with the first.
+
+  Raises:
+    ConfigError: If there is no policy of this name.
+  """
+  if name not in NAMES:
+    raise errors.ConfigError(
+        f'sft.remat is {name!r}; it can be {", ".join(NAMES)}.'
+    )
+  if name == 'none':
+    return step
+  return jax.checkpoint(step, policy=_POLICIES[name], prevent_cse=not in_scan)
+
+
+def named(attended: jax.Array) -> jax.Array:
+  """Returns what attention gives, under its name."""
+  return ad_checkpoint.checkpoint_name(attended, ATTENTION)

@@ -1,0 +1,94 @@
+"""Says whether a run fits a TPU slice, and how fast, before one is rented.
+
+  python -m palign_jax.plan --config=configs/qwen2_5_7b.py --topology=v5p:4x4x4
+
+Compiles what main would run there, with libtpu and no TPU; needs neither
+weights nor data.  Exits with 0 if the run fits, 3 if it does not, 1 if it
+cannot be told.
+"""
+
+from collections.abc import Sequence
+import json
+import pathlib
+import sys
+
+from absl import app, flags
+import jax
+from ml_collections import config_flags
+
+from palign_jax.core import command
+from palign_jax.planning import (
+    report,
+    search as search_lib,
+    steps,
+    topology as topology_lib,
+)
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'One of configs/*.py, as file.py or file.py:arg.'
+)
+_TOPOLOGY = flags.DEFINE_string(
+    'topology', None, 'Chip and shape of the slice, as v5e:4x4 or v5p:4x4x4.'
+)
+_JSON = flags.DEFINE_string('json', None, 'Where to write it for machines.')
+_STEPS = flags.DEFINE_list(
+    'steps',
+    [],
+    'Which steps to compile (judge, decode, ...); all if not given.',
+)
+_SEARCH = flags.DEFINE_bool(
+    'search', True, 'Whether to look for a change with which it fits.'
+)
+
+DOES_NOT_FIT = 3
+
+
+def make(
+    config, topology: str, *, only: Sequence[str] = (), search: bool = True
+) -> report.Plan:
+  """Returns the plan of a config on a slice.
+
+  Args:
+    config: A ConfigDict as the files in configs/ make it.
+    topology: Chip and shape.
+    only: Names of steps; all if empty.
+    search: Whether to look for a change with which all fits.
+
+  Raises:
+    PalignError: If something must be mended first.
+  """
+  plain = config.to_dict()
+  tries = search_lib.Search(plain, topology_lib.describe(topology))
+  case = tries.case({})
+  names = [n for n in steps.names(case) if not only or n in only]
+  made = {name: tries.make({}, name) for name in names}
+  nearest = None
+  if search and not all(map(search_lib.fits, made.values())):
+    if found := search_lib.nearest(tries, made):
+      changes, remade = found
+      nearest = changes, tries.case(changes), remade
+  return report.Plan(case, made, nearest, tuple(plain.get('benchmarks') or ()))
+
+
+def main(argv: list[str]):
+  """Plans what the flags say."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
+  command.quiet_libraries()
+  with command.one_line_errors():
+    plan = make(
+        _CONFIG.value, _TOPOLOGY.value, only=_STEPS.value, search=_SEARCH.value
+    )
+    if _JSON.value:
+      text = json.dumps(report.as_json(plan), indent=2)
+      pathlib.Path(_JSON.value).write_text(text + '\n')
+  print(report.as_text(plan))
+  sys.exit(0 if plan.fits else DOES_NOT_FIT)
+
+
+if __name__ == '__main__':
+  # A TPU of this machine, if it has one, is left alone.
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.config_with_absl()
+  flags.mark_flags_as_required(['config', 'topology'])
+  app.run(main, flags_parser=command.parse)

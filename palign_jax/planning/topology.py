@@ -1,0 +1,97 @@
+"""The devices of a slice that is not here: libtpu describes them."""
+
+from collections.abc import Sequence
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from palign_jax.core import errors
+from palign_jax.planning import chips
+
+_NAME = re.compile(r'([a-z]+\d+[a-z]*):(\d+(?:x\d+){1,2})')
+# JAX on a TPU VM takes both cores of a v4 chip for one device.
+_OPTIONS = {'v4': {'chip_config_name': 'megacore'}}
+# libtpu is not to look for a TPU or its neighbours, nor to mind others.
+_ENVIRONMENT = {
+    'TPU_SKIP_MDS_QUERY': '1',
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """A slice.
+
+  Attributes:
+    name: As on the command line, e.g. 'v5p:4x4x4'.
+    chip: What it is made of.
+    sizes: Chips along each dimension.
+    devices: JAX's descriptions of its devices.
+  """
+
+  name: str
+  chip: chips.Chip
+  sizes: tuple[int, ...]
+  devices: Sequence[Any]
+
+  @property
+  def num_chips(self) -> int:
+    """Chips of the slice."""
+    return math.prod(self.sizes)
+
+
+def parse(name: str) -> tuple[chips.Chip, tuple[int, ...]]:
+  """Returns the chip and the sizes that a topology's name says.
+
+  Raises:
+    ConfigError: If it is no such name.
+  """
+  match = _NAME.fullmatch(name)
+  known = ', '.join(chips.CHIPS)
+  if not match or match[1] not in chips.CHIPS:
+    raise errors.ConfigError(
+        f'--topology={name}: give chip and shape, as in v5e:4x4 or v5p:4x4x4;'
+        f' the chips are {known}.'
+    )
+  chip, sizes = chips.CHIPS[match[1]], tuple(map(int, match[2].split('x')))
+  if len(sizes) != chip.dims:
+    raise errors.ConfigError(
+        f'--topology={name}: a slice of {chip.name} has {chip.dims} dimensions,'
+        f' as in {chip.name}:{"x".join(["4"] * chip.dims)}.'
+    )
+  return chip, sizes
+
+
+def describe(name: str) -> Topology:
+  """Returns the slice of a name.
+
+  Raises:
+    ConfigError: If the name is wrong, or libtpu is not installed.
+  """
+  chip, sizes = parse(name)
+  if importlib.util.find_spec('libtpu') is None:
+    raise errors.ConfigError(
+        'libtpu, which compiles for TPUs, is not installed; run pip install -r'
+        ' requirements-tpu.txt.'
+    )
+  for variable, value in _ENVIRONMENT.items():
+    os.environ.setdefault(variable, value)
+  try:
+    found = topologies.get_topology_desc(
+        platform='tpu', topology_name=name, **_OPTIONS.get(chip.name, {})
+    )
+  except jax.errors.JaxRuntimeError as e:
+    reason = str(e).partition('\n')[0].rstrip('.')
+    raise errors.ConfigError(
+        f'--topology={name}: libtpu knows no such slice ({reason}).'
+    ) from e
+  return Topology(name, chip, sizes, tuple(found.devices))

@@ -45,6 +45,7 @@ trap pass_on TERM INT
 while true; do
   "$@" &
   child=$!
+  [[ -z $signal ]] || pass_on  # It came before the child had a name.
   wait_for_child
   child=''
   [[ $code == 75 && -z $signal ]] || finish "$code"

@@ -75,13 +75,19 @@ def sent(program: str) -> list[tuple[int, ...]]:
   ]
 
 
-def are_weights(shape, params, mesh) -> bool:
-  """Whether a shape is that of a weight or of a part of it, axes in any order.
+def no_cache_is_sent(program: str, cache, block: int) -> None:
+  """Asserts that devices send one another no part of a cache.
 
-  Axes of one are put together in products, so it is numbers that count.
+  Weights and activations travel; that a shape is theirs shows in its having no
+  axis of slots.
+
+  Args:
+    program: As a compiled program's text.
+    cache: Whose slots no other axis is as long as.
+    block: How many slots are read at a time.
   """
-  ways = {1}
-  for size in mesh.shape.values():
-    ways |= {way * size for way in ways}
-  sizes = {x.size // way for x in jax.tree.leaves(params) for way in ways}
-  return math.prod(shape) in sizes
+  *_, head_dim, slots = cache[0][0].shape
+  for shape in sent(program):
+    assert slots not in shape, shape
+    is_block = {block, head_dim} <= set(shape[-2:])
+    assert not is_block or len(shape) < 3, shape

@@ -1,10 +1,12 @@
 """A run that is asked about: config, models and devices, all without arrays."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -23,25 +25,30 @@ class Case:
   Attributes:
     settings: The config.
     topology: The slice.
-    mesh: Its devices, as `config.mesh` orders them.
+    train_mesh: Its devices, as `config.mesh` orders them.
     student: None if the config names none.
     teacher: None unless it is to write the traces.
   """
 
   settings: settings_lib.Settings
   topology: topology_lib.Topology
-  mesh: Mesh
+  train_mesh: Mesh
   student: presets.Preset | None
   teacher: presets.Preset | None
 
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    """The devices, as judging and sampling want them: rows are whole."""
+    return mesh_lib.whole_rows(self.train_mesh)
+
   @property
   def shards(self) -> int:
-    """Groups of devices that rows are split over."""
+    """Groups of devices that rows are split over, in judging and sampling."""
     return mesh_lib.num_row_shards(self.mesh)
 
   @property
   def attention(self) -> kernels.Backend:
-    """Who computes attention."""
+    """Who computes attention, in judging and sampling."""
     return kernels.Backend(self.settings.compute.attention, self.mesh)
 
 
@@ -66,7 +73,9 @@ def make(
     )
   case = Case(s, topology, mesh, student or None, teacher)
   for preset in filter(None, (case.student, case.teacher)):
-    weights(case, preset, 'bfloat16')  # Raises where it does not split.
+    # Both raise where it does not split.
+    weights(preset, jnp.bfloat16, case.mesh)
+    weights(preset, jnp.bfloat16, case.train_mesh)
   return case
 
 
@@ -99,12 +108,12 @@ def placed(shapes: Any, shardings: Any) -> Any:
 
 
 def weights(
-    case: Case, preset: presets.Preset, dtype: DTypeLike
+    preset: presets.Preset, dtype: DTypeLike, mesh: Mesh
 ) -> decoder.Params:
   """Returns the shapes and places of a model's weights, stacked."""
   shapes = decoder.abstract(preset.model, dtype)
   axes = decoder.logical_axes(preset.model)
-  return placed(shapes, rules.tree_shardings(shapes, axes, case.mesh))
+  return placed(shapes, rules.tree_shardings(shapes, axes, mesh))
 
 
 def unstacked(params: decoder.Params) -> decoder.Params:

@@ -21,6 +21,19 @@ class Work:
   executed: float  # FLOPs.
 
 
+@dataclasses.dataclass(frozen=True)
+class Again:
+  """What of the layers the backward pass computes again.
+
+  Attributes:
+    products: The products with weights.
+    attention: Attention itself.
+  """
+
+  products: bool
+  attention: bool
+
+
 def layer_weights(c: config_lib.ModelConfig) -> int:
   """Returns the weights of a layer that are multiplied with."""
   heads = 2 * c.num_heads + 2 * c.num_kv_heads
@@ -30,14 +43,6 @@ def layer_weights(c: config_lib.ModelConfig) -> int:
 def head_weights(c: config_lib.ModelConfig) -> int:
   """Returns the weights that make logits."""
   return c.embed_dim * c.vocab_size
-
-
-def adapter_weights(c: config_lib.ModelConfig, rank: int) -> int:
-  """Returns the weights of all adapters."""
-  q, k = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-  sums = 2 * (c.embed_dim + q) + 2 * (c.embed_dim + k)
-  sums += 3 * (c.embed_dim + c.mlp_dim)
-  return c.num_layers * rank * sums
 
 
 def reading(
@@ -67,8 +72,8 @@ def training(
     *,
     tokens: int,
     length: int,
-    rank: int,
-    recomputed: bool,
+    adapters: int,
+    again: Again,
     splash: bool = True,
 ) -> Work:
   """Returns the work of an optimiser step, without the update itself.
@@ -78,20 +83,20 @@ def training(
     tokens: Of all rows together, padding included.
     length: Of a row.  Packed rows need less attention than is counted here:
       the kernels compute all that lies under the diagonal.
-    rank: Of the adapters; 0 if all weights are trained.
-    recomputed: Whether the layers are computed again in the backward pass.
+    adapters: Their weights, all layers together; 0 if all weights are trained.
+    again: What is computed twice.
     splash: Attention's backward pass is two kernels of seven products
       together, where four would do.
   """
   layers = 2.0 * tokens * c.num_layers * layer_weights(c)
   head = 2.0 * tokens * head_weights(c)
-  adapters = 2.0 * tokens * adapter_weights(c, rank)
+  beside = 2.0 * tokens * adapters
   attention = tokens * c.num_layers * _pairs(c, length / 2)
-  back = 1 if rank else 2  # Frozen weights have no gradient of their own.
-  model = (1 + back) * (layers + head) + 3 * adapters + 3 * attention
+  back = 1 if adapters else 2  # Frozen weights have no gradient of their own.
+  model = (1 + back) * (layers + head) + 3 * beside + 3 * attention
   # The head's logits are never kept, so they are computed twice.
-  again = head + recomputed * (layers + adapters + attention)
-  return Work(model, model + again + (1.5 * attention if splash else 0))
+  more = head + again.products * (layers + beside) + again.attention * attention
+  return Work(model, model + more + (1.5 * attention if splash else 0))
 
 
 def weight_bytes(c: config_lib.ModelConfig) -> int:
@@ -128,11 +133,11 @@ def _stream(c: config_lib.ModelConfig) -> int:
 
 
 def training_traffic(
-    c: config_lib.ModelConfig, tokens: int, recomputed: bool
+    c: config_lib.ModelConfig, tokens: int, again: Again
 ) -> float:
   """Returns the bytes of activations that a step moves, all devices together.
 
-  Every product reads its operands and writes its result once: forward, again
-  if recomputed, and twice in the backward pass.
+  Every product reads its operands and writes its result once: forward, twice
+  in the backward pass, and where it is computed again.
   """
-  return float(tokens * _stream(c) * (3 + recomputed))
+  return float(tokens * _stream(c) * (3 + again.products))

@@ -99,7 +99,7 @@ def parse(text: str) -> Module:
         inside = head[2]
         computations[inside] = {}
         entry = inside if head[1] else entry
-    elif line == '}':
+    elif line == '}' or line.startswith('}, execution_thread='):
       inside = None
     elif found := _INSTRUCTION.match(line):
       op = _OPCODE.search(found[2])

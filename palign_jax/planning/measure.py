@@ -64,9 +64,7 @@ def compiled(
         file.read_text()
         for file in pathlib.Path(folder).glob('*after_optimizations.txt')
     ]
-  return Measured(
-      _need(program), hlo.collective_bytes(max(texts, key=len), shape)
-  )
+  return Measured(_need(program), *_sent(max(texts, key=len), shape))
 
 
 def of(program: jax.stages.Compiled, shape: hlo.Shape) -> Measured:
@@ -77,11 +75,19 @@ def of(program: jax.stages.Compiled, shape: hlo.Shape) -> Measured:
     shape: Sizes of the mesh's axes.
   """
   try:
-    sent = hlo.collective_bytes(program.as_text(), shape)
+    text = program.as_text()
   except jax.errors.JaxRuntimeError as e:
     reason = str(e).partition('\n')[0]
     return Measured(_need(program), None, f'XLA cannot print it: {reason}')
-  return Measured(_need(program), sent)
+  return Measured(_need(program), *_sent(text, shape))
+
+
+def _sent(text: str, shape: hlo.Shape) -> tuple[dict[str, int] | None, str]:
+  """Returns bytes sent by axis, and what to tell of it."""
+  try:
+    return hlo.collective_bytes(text, shape), ''
+  except (LookupError, ValueError) as e:  # XLA writes as it likes.
+    return None, f'the program cannot be read: {type(e).__name__} {e}'
 
 
 def _need(program: jax.stages.Compiled) -> int:

@@ -98,7 +98,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
       'topology': topology.name,
       'chip': topology.chip.name,
       'devices': len(topology.devices),
-      'mesh': dict(plan.case.mesh.shape),
+      'mesh': dict(plan.case.train_mesh.shape),
       'fits': plan.fits,
       'verdict': plan.verdict,
       'steps': _steps(plan.made),
@@ -140,7 +140,7 @@ def _steps(made: search_lib.Made) -> list[dict[str, Any]]:
 
 def as_text(plan: Plan) -> str:
   """Returns the plan for people."""
-  topology, mesh = plan.case.topology, plan.case.mesh
+  topology, mesh = plan.case.topology, plan.case.train_mesh
   capacity = topology.chip.usable / _GIB
   split = ' '.join(f'{a}={n}' for a, n in mesh.shape.items())
   lines = [

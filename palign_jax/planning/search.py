@@ -1,7 +1,7 @@
 """The nearest change of a config with which every step fits.
 
-Near is what changes least of the result: first what is rounding only (how much
-is computed at a time), then the mesh, then what is trained.  A change counts
+Near is what changes least: how much is computed at a time (a batch that does
+not split is rounded up), then the mesh, then what is trained.  A change counts
 only once all its steps were compiled with it and fit.
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 from absl import logging
 
 from palign_jax.core import errors
+from palign_jax.models import remat
+from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.planning import (
     cases,
     steps as steps_lib,
@@ -94,10 +96,19 @@ def nearest(search: Search, made: Made) -> tuple[Changes, Made] | None:
   found = _alone(search, {}, made)
   if found is not None:
     return found
+  failing = [name for name in made if not fits(made[name])]
   for changes in _meshes(search):
     logging.info('Trying %s.', told_of(changes))
-    remade = {name: search.make(changes, name) for name in made}
-    found = _alone(search, changes, remade)
+    first = {name: search.make(changes, name) for name in failing}
+    found = _alone(search, changes, first)
+    if found is not None:
+      others = [name for name in made if name not in failing]
+      if any(field.startswith('mesh.') for field in changes):
+        rest = {name: search.make(found[0], name) for name in others}
+      else:  # Nothing but training knows of it.
+        rest = {name: made[name] for name in others}
+      both = rest | found[1]
+      found = _alone(search, found[0], {name: both[name] for name in made})
     if found is not None:
       return found
     if search.left <= 0:
@@ -149,13 +160,14 @@ def _own(
   case = search.case(changes)
   s, c = case.settings.sft, case.settings.compute
   if name == 'sft':
-    at_once = c.rows_per_device * case.shards
+    at_once = c.rows_per_device * mesh_lib.num_row_shards(case.train_mesh)
     own: Changes = {}
     if s.batch_size % at_once:
       own['sft.batch_size'] = -(-s.batch_size // at_once) * at_once
       yield dict(own)
-    if s.remat != 'full':
-      own['sft.remat'] = 'full'
+    policies = list(remat.NAMES)  # From what keeps most to what keeps least.
+    for policy in policies[policies.index(s.remat) + 1 :]:
+      own['sft.remat'] = policy
       yield dict(own)
     rows = c.rows_per_device
     while rows % 2 == 0:
@@ -189,32 +201,28 @@ def _fewer(case: cases.Case, num: int, step) -> Iterator[Changes]:
 
 
 def _meshes(search: Search) -> Iterator[Changes]:
-  """Yields other meshes, those that split tensors least first.
+  """Yields other meshes, then LoRA, then both; what splits least comes first.
 
-  Those whose weights alone are too large are left out.
+  Heads are split before tokens: only training knows of the latter.
   """
-  now = dict(search.config['mesh'])
+  now = {'tensor': 1, 'sequence': 1} | dict(search.config['mesh'])
+  now = {axis: max(int(now[axis]), 1) for axis in ('tensor', 'sequence')}
   num = len(search.topology.devices)
-  tensor = max(int(now.get('tensor', 1)), 1)
   for lora in (False, True):
     extra = {'sft.method': 'lora'} if lora else {}
-    if lora and search.config['sft']['method'] == 'lora':
-      return
     if lora:
+      if search.config['sft']['method'] == 'lora':
+        return
       yield extra
-    ways = tensor
-    while (ways := ways * 2) <= num:
-      changes = {
-          'mesh.tensor': ways,
-          'mesh.fsdp': num // ways,
-          **{f'mesh.{axis}': 1 for axis in now if axis not in _SPLIT},
-          **extra,
-      }
-      if _possible(search, changes):
-        yield changes
-
-
-_SPLIT = ('tensor', 'fsdp')
+    for axis in ('tensor', 'sequence'):
+      ways = now[axis]
+      while (ways := ways * 2) <= num:
+        split = now | {axis: ways}
+        rest = num // (split['tensor'] * split['sequence'])
+        changes = {f'mesh.{a}': n for a, n in split.items() if n > 1}
+        changes |= {'mesh.data': 1, 'mesh.fsdp': rest, **extra}
+        if rest and _possible(search, changes):
+          yield changes
 
 
 def _possible(search: Search, changes: Changes) -> bool:

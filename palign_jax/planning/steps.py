@@ -13,15 +13,17 @@ The teacher's prefill and decode are called teach_prefill and teach_decode.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import trunk_scorer
-from palign_jax.models import decoder, lora, presets, quantization
+from palign_jax.models import decoder, kernels, lora, presets, quantization
 from palign_jax.parallel import memory, mesh as mesh_lib, rules
 from palign_jax.planning import cases, flops, measure, roofline
 from palign_jax.sampling import buckets, logits, steps as steps_lib
@@ -32,7 +34,13 @@ STUDENT = ('judge', 'prefill', 'decode', 'sft')
 TEACHER = ('teach_prefill', 'teach_decode')
 PROMPT = 512  # Tokens that a question takes with its template, about.
 _SHARE = 0.9  # Of the memory, that judging may take (parallel/memory.py).
-_WIDE = 32  # Tokens of a fork, at most, but for rare ones.
+# What models/remat.py computes again.
+_AGAIN = {
+    'none': flops.Again(products=False, attention=False),
+    'dots': flops.Again(products=False, attention=True),
+    'save_attention': flops.Again(products=True, attention=False),
+    'full': flops.Again(products=True, attention=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +131,13 @@ def _step(
     traffic: float,
     tokens: int,
     rows: int,
+    mesh: Mesh | None = None,
 ) -> Step:
   """Returns a step, its work divided among the devices."""
   chip, num = case.topology.chip, case.mesh.size
   bounds = roofline.bound(
       case.topology,
-      case.mesh,
+      mesh or case.mesh,
       flops=work.executed / num,
       hbm_bytes=traffic,
       collective_bytes=measured.collective_bytes or {},
@@ -170,7 +179,7 @@ def longest_trace(case: cases.Case) -> int:
 def _judge(case: cases.Case) -> Step:
   s, model = case.settings, case.student.model
   dtype = jnp.dtype(s.student.dtype)
-  params = cases.unstacked(cases.weights(case, case.student, dtype))
+  params = cases.unstacked(cases.weights(case.student, dtype, case.mesh))
   usable = int(_SHARE * case.topology.chip.usable)
   budget = int(s.compute.memory_gib * memory.GIB) or usable
   scorer = trunk_scorer.TrunkScorer(
@@ -245,7 +254,7 @@ class _Sampling:
     self._chunk_limit = compute.prefill_tokens // case.shards
     self._drawings = self._of(case.settings)
     self._spare = buckets.CHUNKS[-1] if case.shards > 1 else 0
-    self._params = cases.unstacked(cases.weights(case, preset, dtype))
+    self._params = cases.unstacked(cases.weights(preset, dtype, case.mesh))
 
   def _of(self, s: settings_lib.Settings) -> list[tuple[int, Any]]:
     """Returns (tokens of a prompt, how is drawn), for all that is drawn."""
@@ -347,12 +356,18 @@ class _Sampling:
 
 def _sft(case: cases.Case) -> Step:
   s, c, model = case.settings.sft, case.settings.compute, case.student.model
-  at_once = c.rows_per_device * case.shards
+  mesh = case.train_mesh
+  at_once = c.rows_per_device * mesh_lib.num_row_shards(mesh)
   if s.batch_size % at_once:
     raise errors.ConfigError(
         f'config.sft.batch_size is {s.batch_size}, no multiple of the'
         f' {at_once} rows computed at once (compute.rows_per_device * mesh.data'
         ' * mesh.fsdp).'
+    )
+  if s.max_tokens % mesh_lib.num_parts(mesh):
+    raise errors.ConfigError(
+        f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
+        f' {mesh_lib.num_parts(mesh)}; make the first a multiple of the second.'
     )
   frozen, trained = _weights(case)
   optim_config = config_lib.build(
@@ -367,7 +382,7 @@ def _sft(case: cases.Case) -> Step:
           remat=s.remat,
           chunk_size=c.loss_chunk,
           lora_scale=s.alpha / s.rank,
-          attention=case.attention,
+          attention=kernels.Backend(c.attention, mesh),
       ),
       optimizer,
       rate,
@@ -376,31 +391,30 @@ def _sft(case: cases.Case) -> Step:
   )
   state = step_lib.abstract(trained, optimizer)
   num = s.batch_size // at_once
-  batch = step_lib.abstract_batch(num, at_once, s.max_tokens, case.mesh)
+  batch = step_lib.abstract_batch(num, at_once, s.max_tokens, mesh)
   lower = lambda: step_lib.jit(pure, state).lower(frozen, state, batch)
   weights = memory.per_device(frozen) + memory.per_device(trained)
-  optimizer_bytes = memory.per_device(state.opt_state)
+  moments = memory.per_device(state.opt_state)
   tokens = s.batch_size * s.max_tokens
-  recomputed = s.remat != 'none'
+  again = _AGAIN[s.remat]
   # Weights are read forward, backward and where layers are recomputed; what is
-  # trained is read and written once more, with its gradient and moments.
-  passes = (2 + recomputed) * num
-  moved = passes * flops.weight_bytes(model) / case.mesh.shape['tensor']
-  moved += 2 * (memory.per_device(trained) + optimizer_bytes)
-  moved += flops.training_traffic(model, tokens, recomputed) / case.mesh.size
+  # trained is read and written once more, with its moments.
+  passes = (2 + again.products) * num
+  moved = passes * flops.weight_bytes(model) / mesh.shape['tensor']
+  moved += 2 * (memory.per_device(trained) + moments)
+  moved += flops.training_traffic(model, tokens, again) / mesh.size
   return _step(
       case,
       'sft',
-      held={'weights': weights, 'optimizer': optimizer_bytes},
-      measured=measure.compiled(
-          lower, dict(case.mesh.shape), weights + optimizer_bytes
-      ),
+      mesh=mesh,
+      held={'weights': weights, 'optimizer': moments},
+      measured=measure.compiled(lower, dict(mesh.shape), weights + moments),
       work=flops.training(
           model,
           tokens=tokens,
           length=s.max_tokens,
-          rank=s.rank if s.method == 'lora' else 0,
-          recomputed=recomputed,
+          adapters=_adapter_weights(trained) if s.method == 'lora' else 0,
+          again=again,
       ),
       traffic=moved,
       tokens=tokens,
@@ -410,17 +424,21 @@ def _sft(case: cases.Case) -> Step:
 
 def _weights(case: cases.Case) -> tuple[decoder.Params, decoder.Params]:
   """Returns what is frozen and what is trained, as stages/sft.py has it."""
-  s, model = case.settings.sft, case.student.model
+  s, model, mesh = case.settings.sft, case.student.model, case.train_mesh
   if s.method == 'full':
-    return {}, cases.weights(case, case.student, jnp.dtype(jnp.float32))
-  make = lambda: lora.init(model, s.rank, jax.random.key(0), s.targets)
+    return {}, cases.weights(case.student, jnp.float32, mesh)
+  make = lambda: lora.init(model, s.rank, jax.random.key(0), targets=s.targets)
   shapes = jax.eval_shape(make)
   axes = lora.logical_axes(model, s.rank, s.targets)
-  where = rules.tree_shardings(shapes, axes, case.mesh)
+  where = rules.tree_shardings(shapes, axes, mesh)
   dtype = jnp.dtype(case.settings.student.dtype)
-  frozen = cases.weights(case, case.student, dtype)
+  frozen = cases.weights(case.student, dtype, mesh)
   if s.quantize == 'int8':
     small = quantization.abstract(frozen)
     axes = decoder.logical_axes(model, quantized=True)
-    frozen = cases.placed(small, rules.tree_shardings(small, axes, case.mesh))
+    frozen = cases.placed(small, rules.tree_shardings(small, axes, mesh))
   return frozen, cases.placed(shapes, where)
+
+
+def _adapter_weights(adapters: Any) -> int:
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(adapters))

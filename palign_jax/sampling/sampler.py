@@ -17,7 +17,7 @@ import functools
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 import numpy as np
 
@@ -179,6 +179,19 @@ class Sampler:
       yield text[num_shown:]
       num_shown = len(text)
 
+  def _settle(self, tree):
+    """Returns what programs change, on its device as they will return it.
+
+    What is not bound to its device is another type: each program would be
+    compiled once more for it.
+    """
+    if self._mesh.size > 1:
+      return tree
+    where = jax.tree.leaves(self._params)[0].sharding
+    if isinstance(where, NamedSharding):
+      where = mesh_lib.replicated(where.mesh)
+    return jax.device_put(tree, where)
+
   @property
   def useful(self) -> float:
     """Which share of the row-steps gave a token that was asked for."""
@@ -224,10 +237,12 @@ class _Journey:
     first = max(self._need(r, min(r.max_tokens, _AHEAD)) for r in requests)
     self._capacity = self._bucket(first)
     self._size = size  # Of the cache.
-    self._cache = s._new_cache(num_rows=size, capacity=self._capacity)
-    self._seen = None
+    cache = s._new_cache(num_rows=size, capacity=self._capacity)
+    seen = None
     if s._penal:
-      self._seen = self._put(np.zeros((size, s._config.vocab_size), bool))
+      shape = size, s._config.vocab_size
+      seen = steps.new_seen(shape=shape, mesh=s._mesh)
+    self._cache, self._seen = s._settle((cache, seen))
     self._new_rows: list[int] = []
 
   def _need(self, request: Request, num_new: int) -> int:

@@ -38,6 +38,12 @@ def new_cache(
   return _placed(cache, mesh)
 
 
+@functools.partial(jax.jit, static_argnames=('shape', 'mesh'))
+def new_seen(*, shape: tuple[int, int], mesh: Mesh) -> Seen:
+  """Returns that no row has seen any token."""
+  return _by_rows(jnp.zeros(shape, bool), mesh)
+
+
 def _placed(cache: decoder.Cache, mesh: Mesh) -> decoder.Cache:
   if mesh.size == 1:
     return cache
@@ -250,7 +256,7 @@ def decode(
   out = jnp.zeros((len(tokens), STEPS), jnp.int32)
   state = (jnp.int32(0), budgets, tokens, cache, seen, out)
   num, _, _, cache, seen, out = jax.lax.while_loop(busy, step, state)
-  return cache, seen, out, num
+  return cache, _by_rows(seen, backend.mesh), out, num
 
 
 def _mark(seen: Seen, tokens, live) -> Seen:
@@ -271,7 +277,11 @@ def admit(
     mesh: Mesh,
 ) -> Bool[Array, 'B V']:
   """Returns `seen` with new rows; a row number beyond B is left out."""
-  seen = seen.at[rows].set(new, mode='drop')
-  if mesh.size == 1:
+  return _by_rows(seen.at[rows].set(new, mode='drop'), mesh)
+
+
+def _by_rows(seen: Seen, mesh: Mesh) -> Seen:
+  """Keeps `seen` where it lay: else the next call is another program."""
+  if seen is None:
     return seen
   return jax.lax.with_sharding_constraint(seen, mesh_lib.rows(mesh))

@@ -187,13 +187,29 @@ def test_nothing_is_replicated_by_accident(spread_out):
   assert sum(x.size for x in jax.tree.leaves(batch._cache)) == numbers
 
 
-def test_no_device_sends_keys_or_values(spread_out):
-  """Weights and activations travel, the latter no larger than a chunk's."""
+def test_no_device_sends_what_a_cache_holds(spread_out):
   scorer, batch, _ = spread_out
-  slots = batch._cache[0][0].shape[3]
-  for key, program in scorer._programs.items():
-    for shape in spread.sent(program.as_text()):
-      print(key, shape, spread.are_weights(shape, PARAMS, scorer._mesh))
+  assert len(scorer._programs) > 2
+  for program in scorer._programs.values():
+    spread.no_cache_is_sent(program.as_text(), batch._cache, block=256)
+
+
+def test_what_is_sent_is_found():
+  mesh, _ = on_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+  cache = make(PARAMS, mesh=mesh)._abstract_cache(1, 768)
+  gather = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))
+  text = gather.lower(cache).compile().as_text()
+  assert any(768 in shape for shape in spread.sent(text))
+  with pytest.raises(AssertionError):
+    spread.no_cache_is_sent(text, cache, block=256)
+  text = """
+    %a = (f32[1,4]{1,0}, f32[2,16,256]{1,0}) all-to-all(%x, %y), channel_id=1
+    %b = f32[8,32]{1,0} all-gather-start(f32[8,16]{1,0} %z), dimensions={1}
+    ROOT %c = f32[3]{0} add(%all-gather.3, %collective-permute.1)
+  """
+  assert spread.sent(text) == [(1, 4), (2, 16, 256), (8, 32)]
+  with pytest.raises(AssertionError):
+    spread.no_cache_is_sent(text, cache, block=256)
 
 
 def test_two_processes_say_what_one_says(want):

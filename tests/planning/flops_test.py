@@ -75,22 +75,24 @@ def _products(text: str) -> int:
 def test_training_is_reading_and_its_gradients():
   tokens, length = 8192, 8192
   forward = flops.reading(QWEN, tokens, length / 2, tokens).model
+  head = 2 * tokens * flops.head_weights(QWEN)
+  attention = tokens * 28 * 4 * 28 * 128 * length / 2
+  again = lambda **what: flops.Again(
+      **{'products': False, 'attention': False} | what
+  )
   train = lambda **changes: flops.training(
       QWEN,
-      **dict(tokens=tokens, length=length, rank=0, recomputed=False) | changes,
+      **dict(tokens=tokens, length=length, adapters=0, again=again()) | changes,
       splash=False,
   )
   full = train()
   assert full.model == pytest.approx(3 * forward)
-  head = 2 * tokens * flops.head_weights(QWEN)
   assert full.executed == pytest.approx(3 * forward + head)
-  assert train(recomputed=True).executed == pytest.approx(4 * forward)
+  dots = train(again=again(attention=True))
+  assert dots.executed - full.executed == pytest.approx(attention)
+  all_of_it = train(again=again(products=True, attention=True))
+  assert all_of_it.executed == pytest.approx(4 * forward)
   # Frozen weights need no gradient of their own; adapters are small.
-  lora = train(rank=16)
-  attention = tokens * 28 * 4 * 28 * 128 * length / 2
+  lora = train(adapters=40_370_176)
   adapters = 3 * 2 * tokens * 40_370_176
   assert lora.model == pytest.approx(2 * forward + attention + adapters)
-
-
-def test_adapters_are_counted():
-  assert flops.adapter_weights(QWEN, 16) == 40_370_176  # As PEFT says.

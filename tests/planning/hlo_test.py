@@ -132,6 +132,19 @@ def test_parts_of_one_collective_count_once():
   assert got == {'x': 2 * 32}
 
 
+def test_what_runs_beside_on_another_thread():
+  more = (
+      '%async (p: f32[8]) -> f32[16] {\n  %p = f32[8] parameter(0)\n'
+      '  ROOT %g = f32[16] all-gather(%p), channel_id=1,'
+      ' replica_groups={{0,1}}\n}, execution_thread="sparsecore"\n\n'
+  )
+  calls = (
+      '%s = ((f32[8]), f32[16]) async-start(%p), calls=%async',
+      '%d = f32[16] async-done(%s), calls=%async',
+  )
+  assert hlo.collective_bytes(module(*calls, more=more), {'x': 2}) == {'x': 32}
+
+
 def test_a_program_with_text_of_several_lines_in_a_kernel():
   kernel = [
       '%k = f32[8] custom-call(%p), backend_config={"mlir": "a {',

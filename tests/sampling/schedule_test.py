@@ -107,35 +107,33 @@ def test_programs_are_those_of_the_table(calls, caplog):
   rng, s, longest = np.random.default_rng(2), sampler(32), 6000
 
   def varied(num):
+    lengths = rng.integers(1, longest, num).tolist()
+    limits = rng.integers(1, 600, num).tolist()
     return [
-        request(f'{chr(200 + i)}/0', *map(int, rng.integers(1, longest, 2)))
-        for i in range(num)
+        request(f'{chr(200 + i)}/0', *both)
+        for i, both in enumerate(zip(lengths, limits, strict=True))
     ]
 
-  batches = [varied(num) for num in (3, 9, 40, 70)]
+  batches = [varied(num) for num in (3, 9, 40)]
   for batch in batches:
     assert len(list(s.run(batch))) == len(batch)
     said = f'Sampling: {len(s.programs)} programs compiled or loaded, '
     assert said + f'{100 * s.useful:.0f}% of the row-steps' in caplog.text
     caplog.clear()
   sizes = set(buckets.num_rows(32, 1, 512))
-  rooms = {buckets.capacity(n) for n in range(1, 2 * longest + 600)}
-  reads, moves = set(), set()
+  rooms = {buckets.capacity(n) for n in range(1, longest + 600 + 600)}
   for name, size, room, *rest in s.programs:
     assert size in sizes and room in rooms
     if name == 'read':
       assert rest[0] in buckets.CHUNKS
-      reads.add((size, room))
     elif name == 'move':  # Of rows or of slots, never of both.
       assert (rest[0] == size) != (rest[1] == room)
-      moves.add((size, room))
     else:
       assert name in ('decode', 'copy') and not rest
-  places = len(sizes) * len(rooms)
-  assert len(s.programs) <= places * (2 + len(buckets.CHUNKS)) + places**2
-  assert len(s.programs) < 250 < sum(map(len, batches)) * 4
+  each = 2 + len(buckets.CHUNKS) + len(sizes) + len(rooms)
+  assert len(s.programs) <= len(sizes) * len(rooms) * each
   num = len(s.programs)
-  for batch in batches:
+  for batch in batches[:2]:
     list(s.run(batch))
     assert not caplog.text  # Nothing new: nothing is said.
   assert len(s.programs) == num

@@ -2,13 +2,14 @@
 
 import contextlib
 
+from etils import epath
 import numpy as np
 import peft
 import torch
 import transformers
 
 from benchmarks import harness, sft_work
-from palign_jax.checkpoints import hf_config
+from palign_jax.checkpoints import hf_config, hf_files
 
 
 class Train:
@@ -32,7 +33,9 @@ class Train:
         dtype=getattr(torch, work.dtype) if frozen else torch.float32,
         attn_implementation='sdpa',
     )
-    self._config = hf_config.read(self._model.config.to_dict())
+    self._config = hf_config.read(
+        hf_files.read_json(epath.Path(work.folder) / 'config.json')
+    )
     if frozen:
       self._model = peft.PeftModel.from_pretrained(
           self._model, work.adapter, is_trainable=True

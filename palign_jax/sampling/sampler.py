@@ -185,7 +185,7 @@ class Sampler:
     What is not bound to its device is another type: each program would be
     compiled once more for it.
     """
-    if self._mesh.size > 1:
+    if self._mesh.size > 1 or not jax.tree.leaves(tree):
       return tree
     where = jax.tree.leaves(self._params)[0].sharding
     if isinstance(where, NamedSharding):

@@ -55,7 +55,7 @@ def test_every_item_gets_its_result(work):
   assert results[50][0] == 'printprint'
   used = {pid for _, pid in results.values()}
   assert len(used) <= 2
-  assert again[0][1] in used  # Kept between calls.
+  assert len(used | {again[0][1]}) <= 2  # Kept between calls.
 
 
 @pytest.mark.parametrize(

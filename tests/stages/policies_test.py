@@ -225,7 +225,8 @@ COMPLETIONS = [
 ]
 
 
-LATER = [('q6', 0, 'correct'), ('q7', 0, 'correct')]
+# Two boxes are two answers, as math-verify reads them: q7 is wrong.
+LATER = [('q6', 0, 'correct')]
 
 
 @pytest.mark.parametrize(
@@ -234,17 +235,25 @@ LATER = [('q6', 0, 'correct'), ('q7', 0, 'correct')]
         (
             {},
             [('q0', 0, 'correct'), *LATER],
-            ['surplus', 'wrong', 'length', 'loop', 'unverifiable', 'too_long'],
+            [
+                'surplus',
+                'wrong',
+                'length',
+                'loop',
+                'unverifiable',
+                'too_long',
+                'wrong',
+            ],
         ),
         (
             {'assemble__keep': 'all'},
             [('q0', 0, 'correct'), ('q0', 1, 'correct'), *LATER],
-            ['wrong', 'length', 'loop', 'unverifiable', 'too_long'],
+            ['wrong', 'length', 'loop', 'unverifiable', 'too_long', 'wrong'],
         ),
         (
             {'assemble__unverifiable': 'keep'},
             [('q0', 0, 'correct'), ('q4', 0, 'unverifiable'), *LATER],
-            ['surplus', 'wrong', 'length', 'loop', 'too_long'],
+            ['surplus', 'wrong', 'length', 'loop', 'too_long', 'wrong'],
         ),
     ],
 )
@@ -385,7 +394,7 @@ def test_some_projections_over_an_int8_base_in_split_rows(start, student):
       sft__remat='save_attention',
   )
   raw = json.loads((run.path / 'sft/adapter/adapter_config.json').read_text())
-  assert raw['target_modules'] == ['q_proj', 'down_proj']
+  assert sorted(raw['target_modules']) == ['down_proj', 'q_proj']
   model = hf_import.describe(student, dtype=jnp.float32)
   adapters, _ = hf_import.load_adapter(run.path / 'sft/adapter', model.config)
   assert set(adapters['layers']) == {'q', 'down'}

@@ -75,15 +75,19 @@ def abstract(
     optimizer: From `optim.make`.
   """
   everywhere = _replicated(params)
-  place = lambda x, where: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=where
-  )
-  opt_state = optax.tree_utils.tree_map_params(
-      optimizer,
-      lambda x, p: place(x, p.sharding),
-      jax.eval_shape(optimizer.init, params),
-      params,
-      transform_non_params=lambda x: place(x, everywhere),
+  like = dict(jax.tree_util.tree_leaves_with_path(params))
+
+  def place(path, x):
+    # What an optimiser keeps of a parameter ends in the parameter's path.
+    ends = (like.get(path[i:]) for i in range(len(path)))
+    found = next(
+        (p for p in ends if p is not None and p.shape == x.shape), None
+    )
+    where = everywhere if found is None else found.sharding
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  opt_state = jax.tree_util.tree_map_with_path(
+      place, jax.eval_shape(optimizer.init, params)
   )
   step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
   return TrainState(step, params, opt_state)

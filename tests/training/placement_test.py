@@ -79,7 +79,8 @@ def test_the_walk_finds_what_is_replicated():
   assert list(replicated({'a': {'b': x}}, mesh)) == ['a/b']
 
 
-def test_abstract_is_what_init_makes():
+@pytest.mark.parametrize('name', ['adamw', 'muon'])
+def test_abstract_is_what_init_makes(name):
   mesh = mesh_lib.make({'fsdp': 2, 'tensor': 2, 'sequence': 2})
   params, axes = tiny.params(), decoder.logical_axes(tiny.MODEL)
   params = jax.device_put(params, rules.tree_shardings(params, axes, mesh))
@@ -87,7 +88,8 @@ def test_abstract_is_what_init_makes():
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
       params,
   )
-  optimizer = optim.make(tiny.OPTIM, optim.schedule(tiny.OPTIM, 10))
+  config = dataclasses.replace(tiny.OPTIM, name=name)
+  optimizer = optim.make(config, optim.schedule(config, 10))
   made, said = step.init(params, optimizer), step.abstract(like, optimizer)
   assert jax.tree.structure(made) == jax.tree.structure(said)
   for x, y in zip(jax.tree.leaves(made), jax.tree.leaves(said), strict=True):

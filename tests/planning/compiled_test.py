@@ -6,6 +6,7 @@ but this (issue 5): at equal rows ours has to stay below.
 
 import importlib
 import json
+import os
 
 import pytest
 
@@ -13,6 +14,10 @@ from palign_jax import plan as plan_lib
 from palign_jax.models import presets
 
 pytest.importorskip('libtpu')
+# Ten minutes of one core; the last two sizes are still to be seen to hold.
+pytestmark = pytest.mark.skipif(
+    'PALIGN_COMPILE' not in os.environ, reason='set PALIGN_COMPILE=1'
+)
 GIB = 2**30
 
 

@@ -31,7 +31,7 @@ class Train:
       rows_per_device: As in config.compute.
       attention: One of `kernels.NAMES`.
     """
-    self._work, self._done = work, 0
+    self._work = work
     self._mesh = mesh_lib.make({'fsdp': -1})
     self._losses: list[float] = []
     frozen, trained, scale = self._load()
@@ -99,8 +99,7 @@ class Train:
     }
 
   def _next(self) -> float:
-    ids = self._work.tokens(self._done, self._model.config.vocab_size)
-    self._done += 1
+    ids = self._work.tokens(self._model.config.vocab_size)
     ones = np.ones_like(ids)
     batch = packing.Batch(
         tokens=ids,

@@ -25,7 +25,7 @@ class Train:
     if not cuda:
       torch.set_num_threads(harness.num_cores())
     transformers.utils.logging.disable_progress_bar()
-    self._work, self._done, self._at_once = work, 0, 1
+    self._work, self._at_once = work, 1
     self._checkpointing = False
     frozen = work.adapter is not None
     self._model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -62,7 +62,7 @@ class Train:
     self._losses = [self._next() for _ in range(self._work.num_steps)]
 
   def _best(self, sizes: list[int]) -> int:
-    ids = self._ids(0)
+    ids = self._ids()
     fit = []
     for size in sizes:
       try:
@@ -93,13 +93,12 @@ class Train:
         'note': f'{self._at_once} rows at once{again}',
     }
 
-  def _ids(self, step: int) -> torch.Tensor:
-    ids = self._work.tokens(step, self._config.vocab_size)
+  def _ids(self) -> torch.Tensor:
+    ids = self._work.tokens(self._config.vocab_size)
     return torch.as_tensor(ids.astype(np.int64), device=self._device)
 
   def _next(self) -> float:
-    ids = self._ids(self._done)
-    self._done += 1
+    ids = self._ids()
     total = 0.0
     for part in ids.split(self._at_once):
       total += self._gradient(part, len(ids))

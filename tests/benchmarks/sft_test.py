@@ -27,7 +27,8 @@ def _run(spec):
   return harness.Measured(spec, 0, (0.5,), system.run(), 1)
 
 
-@pytest.mark.skip(reason='open: so small a model learns nothing in four steps')
+# PEFT asks transformers by an old name.
+@pytest.mark.filterwarnings('ignore:.*is_gradient_checkpointing:FutureWarning')
 @pytest.mark.parametrize('case', sft.CASES)
 def test_both_systems_learn_alike(made, case, monkeypatch):
   one = jax.devices()[:1]
@@ -74,5 +75,5 @@ def test_flops_are_those_of_the_products(made):
 
 def test_rows_are_the_same_for_all():
   work = sft_work.Work('', None, 'float32', 2, 8, 1)
-  np.testing.assert_array_equal(work.tokens(3, 99), work.tokens(3, 99))
-  assert work.tokens(3, 99).max() < 99
+  np.testing.assert_array_equal(work.tokens(99), work.tokens(99))
+  assert work.tokens(99).max() < 99

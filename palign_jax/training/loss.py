@@ -1,19 +1,15 @@
-"""Weighted next-token cross-entropy that never holds all logits at once.
-
-The gradient is left to `jax.checkpoint`, not written by hand: a test checks it
-against the plain loss under a cotangent that is not 1.
-"""
+"""The loss of packed rows: what is to be predicted, and what it weighs."""
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from palign_jax.models import config as config_lib, decoder, kernels
-from palign_jax.parallel import mesh as mesh_lib, rules
+from palign_jax.parallel import rules
+from palign_jax.training import cross_entropy
 
 Batch = Mapping[str, Array]
 
@@ -85,7 +81,8 @@ def weighted_sum(
       remat=config.remat,
       backend=config.attention,
   )
-  return jnp.sum(row_sums(params, model_config, x, batch, config))
+  chunks, head = _chunks(params, model_config, config)
+  return cross_entropy.total(chunks, head, x, *targets(batch))
 
 
 def row_sums(
@@ -104,65 +101,11 @@ def row_sums(
     batch: As `packing.rows` makes it.
     config: How to compute it.
   """
-  goal, weights = targets(batch)
-  layout = config.layout
-  ends = _gathered(params, model_config, layout)
-
-  def chunk_sum(ends: Any, x_BTD, goal_BT, weights_BT):
-    x_BTD = layout(x_BTD, 'act_batch', 'act_time', 'act_embed')
-    logits_BTV = decoder.logits(ends, model_config, x_BTD)
-    logits_BTV = layout(logits_BTV, 'act_batch', 'act_time', 'act_vocab')
-    return jnp.sum(weights_BT * _nll(logits_BTV, goal_BT), axis=1)
-
-  parts, size = mesh_lib.num_parts(layout.mesh), config.chunk_size
-  if not size or size * parts >= goal.shape[1]:
-    return chunk_sum(ends, x, goal, weights)
-  chunks = [_chunks(a, size, parts) for a in (x, goal, weights)]
-
-  def body(total, chunk):
-    again = jax.checkpoint(chunk_sum, prevent_cse=False)
-    return total + again(ends, *chunk), None
-
-  zeros = jnp.zeros(len(goal), jnp.float32)
-  return jax.lax.scan(body, zeros, chunks)[0]
+  chunks, head = _chunks(params, model_config, config)
+  return cross_entropy.row_sums(chunks, head, x, *targets(batch))
 
 
-def _gathered(
-    params: decoder.Params,
-    model_config: config_lib.ModelConfig,
-    layout: rules.Layout,
-) -> decoder.Params:
-  """Returns what `decoder.logits` reads, its channels on every device.
-
-  Gathered once for all chunks: in their loop it would be gathered for each.
-  """
-  if model_config.tied:
-    table = layout(params['embed']['table'], 'vocab', 'act_embed')
-    return {'embed': {'table': table}}
-  kernel = layout(params['lm_head']['kernel'], 'act_embed', 'vocab')
-  return {'lm_head': {'kernel': kernel}}
-
-
-def _nll(
-    logits: Float[Array, 'B T V'], goal: Int[Array, 'B T']
-) -> Float[Array, 'B T']:
-  # A comparison instead of a gather: it fuses, and V may be split over devices.
-  ids = jnp.arange(logits.shape[-1], dtype=goal.dtype)
-  hit = goal[..., None] == ids[None, None]
-  chosen = jnp.sum(jnp.where(hit, logits, jnp.float32(0)), axis=-1)
-  return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-
-def _chunks(x: Array, size: int, parts: int) -> Array:
-  """Returns [B T ...] as [chunk B parts*size ...], padded with zeros.
-
-  A chunk has `size` positions of each of the parts that T is split into, so
-  that all devices work on it.
-  """
-  B, T, *rest = x.shape
-  x = x.reshape(B, parts, T // parts, *rest)
-  pad = [(0, 0)] * x.ndim
-  pad[2] = (0, -x.shape[2] % size)
-  x = jnp.pad(x, pad)
-  x = jnp.moveaxis(x.reshape(B, parts, -1, size, *rest), 2, 0)
-  return x.reshape(-1, B, parts * size, *rest)
+def _chunks(params, model_config, config):
+  head = cross_entropy.head(params, model_config)
+  size = config.chunk_size
+  return cross_entropy.Chunks(model_config, config.layout, size), head

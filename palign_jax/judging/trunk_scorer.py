@@ -359,12 +359,12 @@ def _score(params, cache, tokens, lengths, rows, seen, pairs, **static):
 
 
 def _step(most: int, wanted: int, least: int = 1) -> int:
-  """Returns `most`, or that divided by 4 as long as it holds what is wanted.
+  """Returns `most`, or that halved as long as it holds what is wanted.
 
   Few sizes, as each is a program.
   """
-  while most // 4 >= max(wanted, least):
-    most //= 4
+  while most // 2 >= max(wanted, least):
+    most //= 2
   return most
 
 

@@ -300,8 +300,8 @@ def test_few_programs(caplog):
   batch.score(PROBES)
   for probe in PROBES[:9]:
     batch.score([probe])
-  # One for trunks; forks of 4 or 8 tokens, one by one or many.
-  assert scorer.num_programs == 5
+  # Two for trunks; forks of 4 or 8 tokens, one by one or many.
+  assert scorer.num_programs == 6
 
 
 @pytest.mark.parametrize(

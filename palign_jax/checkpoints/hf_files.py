@@ -45,6 +45,10 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     value = json.loads(path.read_text())
   except ValueError as e:
     raise errors.CheckpointError(f'{path}: no valid JSON ({e}).') from e
+  except OSError as e:
+    raise errors.CheckpointError(
+        f'{path}: cannot be read ({e.strerror or e}).'
+    ) from e
   if not isinstance(value, dict):
     raise errors.CheckpointError(f'{path}: holds no JSON object.')
   return value

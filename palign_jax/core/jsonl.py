@@ -59,6 +59,10 @@ def _decode(path: epath.Path) -> str:
     raise errors.DataError(
         f'{path}: byte {e.start} is not UTF-8; save the file as UTF-8.'
     ) from e
+  except OSError as e:
+    raise errors.DataError(
+        f'{path}: cannot be read ({e.strerror or e}).'
+    ) from e
 
 
 def dumps(row: Mapping[str, Any]) -> str:

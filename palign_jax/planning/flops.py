@@ -94,8 +94,7 @@ def training(
   attention = tokens * c.num_layers * _pairs(c, length / 2)
   back = 1 if adapters else 2  # Frozen weights have no gradient of their own.
   model = (1 + back) * (layers + head) + 3 * beside + 3 * attention
-  # The head's logits are never kept, so they are computed twice.
-  more = head + again.products * (layers + beside) + again.attention * attention
+  more = again.products * (layers + beside) + again.attention * attention
   return Work(model, model + more + (1.5 * attention if splash else 0))
 
 

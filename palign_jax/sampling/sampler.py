@@ -17,7 +17,7 @@ import functools
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 import numpy as np
 
@@ -179,18 +179,20 @@ class Sampler:
       yield text[num_shown:]
       num_shown = len(text)
 
-  def _settle(self, tree):
-    """Returns what programs change, on its device as they will return it.
+  def _settle(self, cache, seen):
+    """Returns them on their device just as programs will return them.
 
-    What is not bound to its device is another type: each program would be
+    Any other way to say where they are is another type: every program would be
     compiled once more for it.
     """
-    if self._mesh.size > 1 or not jax.tree.leaves(tree):
-      return tree
+    if self._mesh.size > 1 or not jax.tree.leaves(cache):
+      return cache, seen
     where = jax.tree.leaves(self._params)[0].sharding
-    if isinstance(where, NamedSharding):
-      where = mesh_lib.replicated(where.mesh)
-    return jax.device_put(tree, where)
+    if not isinstance(where, NamedSharding):
+      return jax.device_put((cache, seen), where)
+    on = lambda *axes: NamedSharding(where.mesh, PartitionSpec(*axes))
+    put = jax.device_put
+    return put(cache, on()), seen if seen is None else put(seen, on(None, None))
 
   @property
   def useful(self) -> float:
@@ -242,7 +244,7 @@ class _Journey:
     if s._penal:
       shape = size, s._config.vocab_size
       seen = steps.new_seen(shape=shape, mesh=s._mesh)
-    self._cache, self._seen = s._settle((cache, seen))
+    self._cache, self._seen = s._settle(cache, seen)
     self._new_rows: list[int] = []
 
   def _need(self, request: Request, num_new: int) -> int:

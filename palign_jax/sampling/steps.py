@@ -282,6 +282,6 @@ def admit(
 
 def _by_rows(seen: Seen, mesh: Mesh) -> Seen:
   """Keeps `seen` where it lay: else the next call is another program."""
-  if seen is None:
+  if seen is None or mesh.size == 1:
     return seen
   return jax.lax.with_sharding_constraint(seen, mesh_lib.rows(mesh))

@@ -3,6 +3,7 @@
 import json
 import os
 
+from etils import epath
 from hypothesis import given, settings, strategies as st
 import pytest
 
@@ -34,6 +35,20 @@ def test_round_trip(tmp_path_factory, rows):
   path = tmp_path_factory.getbasetemp() / 'rows.jsonl'
   jsonl.write(path, rows)
   assert jsonl.read(path) == rows
+
+
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+  path = tmp_path / 'a.jsonl'
+  path.write_text('{}')
+
+  def fail(_):
+    raise OSError(5, 'Input/output error')
+
+  monkeypatch.setattr(type(epath.Path(path)), 'read_bytes', fail)
+  with pytest.raises(
+      errors.DataError, match=r'a.jsonl: cannot be read \(Input/output error\)'
+  ):
+    jsonl.read(path)
 
 
 def test_bytes_by_hand(tmp_path):

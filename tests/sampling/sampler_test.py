@@ -151,12 +151,18 @@ def test_the_number_of_rows_does_not_matter(monkeypatch):
   params = decoder.init(WIDE, jax.random.key(0), jnp.float32)
   many = [request(i, 3 + i, 4 + 3 * i) for i in range(24)]
   settings = dict(config=WIDE, stop_ids=[], vocab_limit=512)
-  sampler, before = make(params, num_rows=24, **settings), num_compiled()
+  mesh = fakes.one_device()
+  placed = jax.device_put(params, mesh_lib.replicated(mesh))
+  sampler = make(placed, num_rows=24, mesh=mesh, **settings)
+  before = num_compiled()
   together = run(sampler, many)
+  # None is compiled twice.
   assert num_compiled() - before == len(sampler.programs)
   sizes = {p[1] for p in sampler.programs if p[0] == 'decode'}
   assert sizes == {24, 16, 8}
-  few = run(make(params, num_rows=8, **settings), many[::3])
+  sampler, before = make(params, num_rows=8, **settings), num_compiled()
+  few = run(sampler, many[::3])
+  assert num_compiled() - before == len(sampler.programs)
   assert few == {r.id: together[r.id] for r in many[::3]}
 
 

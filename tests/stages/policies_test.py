@@ -536,16 +536,27 @@ def test_a_yardstick_is_laid_to_some_traces(start):
 
 def test_with_nothing_sufficient_the_context_bounds_the_whole(start):
   run = start(
-      ['truncate'],
+      ['truncate', 'align', 'assemble'],
       files={'teach/traces.jsonl': [LONG]},
       truncate__too_long='fit',
       truncate__none_enough='whole',
+      align__n=1,
+      align__mode='draft',
       **NEVER,
   )
   (row,) = run.rows('truncate/prefixes.jsonl')
   longest = max(probe['sentences'] for probe in row['probes'])
   assert row['sufficient_sentences'] == longest < row['total_sentences'] == 60
   assert (row['status'], row['reason']) == ('kept', 'no_prefix')
+  # The prompt that quotes it leaves the student little room, or none.
+  tokenizer = tokenizer_lib.load(run.config.student.path)
+  (completion,) = run.rows('align/completions.jsonl')
+  room = max(512 - len(tokenizer.encode(completion['prompt'])), 0)
+  assert room < 24
+  assert len(tokenizer.encode(completion['output'])) <= room
+  (rejected,) = run.rows('assemble/rejected.jsonl')
+  reasons = ('length', 'wrong') if room else ('too_long',)
+  assert rejected['reason'] in reasons
 
 
 def test_a_prompt_longer_than_the_context_is_met_before_any_work(start):

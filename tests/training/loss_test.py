@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,6 +97,35 @@ def test_chunked_equals_plain(params, chunk_size):
   batch = tiny.batch([tiny.example(0, 30)], [tiny.example(1, 11)])
   plain = value_and_grad(params, batch, cotangent=-3.7)
   close(value_and_grad(params, batch, -3.7, chunk_size=chunk_size), plain)
+
+
+def test_no_logits_twice(params):
+  """Products of a chunk: logits, gradient of the stream, and of the head."""
+  batch = tiny.batch([tiny.example(0, 30)])
+  batch = {k: jnp.asarray(v) for k, v in batch.items()}
+  config = dataclasses.replace(tiny.LOSS, chunk_size=16)
+  head = {'embed': params['embed']}
+  run = lambda trained, frozen: loss.weighted_sum(
+      {**frozen, **trained}, tiny.MODEL, batch, config
+  )
+  rest = {k: v for k, v in params.items() if k != 'embed'}
+  V, D = tiny.MODEL.vocab_size, tiny.MODEL.embed_dim
+  logits, of_head, of_stream = (1, 16, V), {(V, D), (D, V)}, (1, 16, D)
+  for trained, frozen in ((params, {}), (rest, head)):
+    shapes = products(jax.make_jaxpr(jax.grad(run))(trained, frozen).jaxpr)
+    assert shapes.count(logits) == shapes.count(of_stream) == 1
+    assert sum(map(shapes.count, of_head)) == (trained is params)
+
+
+def products(jaxpr):
+  """Returns the shapes that matrix products in a program have."""
+  found = []
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == 'dot_general':
+      found.append(eqn.outvars[0].aval.shape)
+    for inner in core.jaxprs_in_params(eqn.params):
+      found += products(inner)
+  return found
 
 
 @pytest.mark.parametrize('name', [n for n in remat.NAMES if n != 'none'])

@@ -65,7 +65,10 @@ def tables(rows: Sequence[rows_lib.Row]) -> list[str]:
       f'Shape {first["shape"]}, {first["dtype"]}, {first["device"]};'
       f' {versions}; commit {first["commit"]}. A cell is seconds, then peak'
       ' memory in GiB of a process of its own. Exponents are slopes of log'
-      ' seconds over all points, and over the last two.'
+      ' seconds (and of memory) over all points, and over the last two.'
+      ' PyTorch reads judge prompts one by one here: to find its best batch at'
+      ' every point would take longer than all the rest. Ours reads up to'
+      ' 65,536 tokens together (`compute.judge_tokens`) unless told otherwise.'
   ]
   for axis, title in _AXES.items():
     of_axis = [row for row in rows if row['axis'] == axis]
@@ -83,9 +86,11 @@ def _table(rows: Sequence[rows_lib.Row], title: str) -> str:
       for at in sorted({row['at'] for row in rows})
   ]
   found = [_points(rows, key, 'seconds') for key in lines]
+  held = [_points(rows, key, 'peak_bytes') for key in lines]
   body += [
       ['exponent, all', *(_form(exponent(points)) for points in found)],
       ['exponent, last two', *(_form(exponent(p[-2:])) for p in found)],
+      ['of memory, all', *(_form(exponent(points)) for points in held)],
   ]
   rule = ['---:'] * len(head)
   return '\n'.join(f'| {" | ".join(row)} |' for row in [head, rule, *body])

@@ -43,13 +43,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(usage=__doc__)
   add = parser.add_argument
   add('--shape', required=True, choices=list(shapes.SHAPES))
-  add('--quick', action='store_true', help='Two traces, some minutes.')
+  add('--quick', action='store_true', help='One short trace, some minutes.')
   add('--json', help='Also writes the rows there.')
   add('--traces', help='JSON lines; without it text of the sandbox.')
   add('--tokenizer', help="Folder of the traces' tokenizer.")
-  add('--num_traces', type=int, help='8, or 2 with --quick.')
-  add('--tokens', type=int, default=2048, help='Of a trace.')
-  add('--sentences', type=int, default=60, help='Cuts of a trace.')
+  add('--num_traces', type=int, help='8, or 1 with --quick.')
+  add('--tokens', type=int, help='Of a trace; 2048, or 1024 with --quick.')
+  add('--sentences', type=int, help='Of a trace; 60, or 30 with --quick.')
   add('--dtype', default='float32', choices=('float32', 'bfloat16'))
   add('--judge_tokens', type=int, default=1024, help='As the quickstart has.')
   add('--repetitions', type=int, default=5)
@@ -58,7 +58,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   args = parser.parse_args(argv)
   if bool(args.traces) != bool(args.tokenizer):
     parser.error('--traces and --tokenizer come together.')
-  args.num_traces = args.num_traces or (2 if args.quick else 8)
+  args.num_traces = args.num_traces or (1 if args.quick else 8)
+  args.tokens = args.tokens or (1024 if args.quick else 2048)
+  args.sentences = args.sentences or (30 if args.quick else 60)
   return args
 
 

@@ -65,6 +65,8 @@ class Judge(_Base):
     self._case = case
     static = dict(mesh=self.mesh, dtype=self.dtype)
     params, config = self.model.params, self.model.config
+    if not full:  # As the stages hold them: once, by layer.
+      params = decoder.unstack(params, consume=True)
     if full:
       scorer = reread.RereadScorer(
           scorer_lib.Scorer(params, config, max_tokens=judge_tokens, **static)

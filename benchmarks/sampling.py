@@ -48,6 +48,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add('--top_p', type=float, default=0.9)
   add('--dtype', default='float32', choices=('float32', 'bfloat16'))
   add('--repetitions', type=int, default=5)
+  add(
+      '--few',
+      type=int,
+      default=0,
+      help='Requests for `generate`, in whole batches; 0 for all. Rates are'
+      ' compared.',
+  )
   args = parser.parse_args(argv)
   if bool(args.traces) != bool(args.tokenizer):
     parser.error('--traces and --tokenizer come together.')
@@ -87,7 +94,7 @@ def specs(
           'mixed',
           'torch_strong',
           'benchmarks.torch_sampling:Sampling',
-          common | {'batches': batches},
+          common | {'batches': batches, 'few': args.few},
       ),
   ]
 

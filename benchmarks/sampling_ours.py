@@ -59,7 +59,8 @@ class Sampling:
     )
     self._num_rows = num_rows
     # The length stands for a stop token: the sampler ends a row there and must
-    # not plan by it.
+    # not plan by it.  What it plans by, the longest of all, is the 512 tokens
+    # that anyone would allow (some of 64 prompts' 256 requests reach them).
     self._requests = [
         sampler_lib.Request(
             id=str(i),

@@ -162,8 +162,11 @@ class Strong(_Base):
     searches = {t.id: steering.begin(self._case, t) for t in self.tasks}
     found = search_lib.drive(searches, self._judge)
     margins = [v.margin for f in found.values() for v in f.verdicts.values()]
+    num = len(self.tasks)
     return {
         'tokens': self.trunk_tokens,
+        'num_traces': num,  # For a curve fewer than the others get.
+        'mean_trunk_tokens': round(self.trunk_tokens / num, 1),
         'batch': self._batch,
         'mean_margin': round(float(np.mean(margins)), 6),
         **steering.facts(found, self.tasks),

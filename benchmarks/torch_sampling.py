@@ -32,6 +32,7 @@ class Sampling:
       batches: Sequence[int],
       temperature: float,
       top_p: float,
+      few: int = 0,
   ):
     """Loads.
 
@@ -42,6 +43,7 @@ class Sampling:
       batches: Sizes to choose from, rising.
       temperature: Of the draws.
       top_p: Likewise.
+      few: Draws only so many of the requests, in whole batches; 0 for all.
     """
     cuda = torch.cuda.is_available()
     self._device = torch.device('cuda' if cuda else 'cpu')
@@ -56,7 +58,7 @@ class Sampling:
     self._drawing = dict(
         do_sample=True, temperature=temperature, top_p=top_p, top_k=0
     )
-    self._requests = requests
+    self._requests, self._few = requests, few
     self._sizes = sorted({min(size, len(requests)) for size in batches})
     self._batch = self._sizes[0]
 
@@ -67,18 +69,22 @@ class Sampling:
 
   def run(self):
     torch.manual_seed(0)
-    steps = 0
+    steps = tokens = num = 0
     for batch in self._batches(self._batch):
       lengths = [request.length for request in batch]
       steps += len(batch) * max(lengths)
       width = self._generate(batch, lengths)
       if width != max(lengths):
         raise RuntimeError(f'{width} tokens in place of {max(lengths)}')
-    tokens = sum(request.length for request in self._requests)
+      tokens, num = tokens + sum(lengths), num + len(batch)
+      if 0 < self._few <= num:
+        break
+    note = f'{num} of {len(self._requests)} requests'
     return {
         'tokens': tokens,
         'useful': round(tokens / steps, 4),
         'batch': self._batch,
+        **({'note': note} if num < len(self._requests) else {}),
     }
 
   def peak_bytes(self) -> int | None:

@@ -32,11 +32,13 @@ from palign_jax.text import prompts, tokenizer as tokenizer_lib
 class Scorer(Protocol):
   """What `TrunkScorer` and `RereadScorer` have in common."""
 
-  num_tokens: int
-  num_programs: int  # Compiled so far.
+  num_tokens: int  # Read so far.
 
   def groups(self, lengths: Sequence[int]) -> list[list[int]]:
     """Returns which trunks fit the memory together."""
+
+  def narrow(self) -> bool:
+    """Reads fewer tokens together from now on; False if there are no fewer."""
 
   def open(self, trunks: Sequence[Sequence[int]]) -> Any:
     """Returns a batch, which scores probes and can `release` its memory."""
@@ -126,17 +128,26 @@ class LabelJudge:
     return self._bound is not None and _size(group, trunks) >= self._bound
 
   def _retreat(self, group, trunks, message: str) -> list[list[int]]:
-    """Returns the halves of a group that had no room.
+    """Returns the halves of a group that had no room, or a lone trace again.
 
     Raises:
-      ConfigError: If it is one trace.
+      ConfigError: If it is one trace, and no less of it can be read at once.
     """
     size = _size(group, trunks)
+    if len(group) == 1 and self._scorer.narrow():
+      logging.warning(
+          'Out of memory with one trace of %d tokens (%s): reading half as many'
+          ' of them together from now on.',
+          size,
+          message,
+      )
+      return [group]
     if len(group) == 1:
       raise errors.ConfigError(
           f'config.compute.judge_tokens: one trace of {size} tokens does not'
-          f' fit the memory ({message}); lower it, split the model over more'
-          ' devices with config.mesh.tensor, or cut the trace shorter.'
+          f' fit the memory ({message}), however few of them are read together;'
+          ' split the model over more devices with config.mesh.tensor, or cut'
+          ' the trace shorter.'
       )
     self._bound = min(self._bound or size, size)
     logging.warning(

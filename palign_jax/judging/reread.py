@@ -17,18 +17,24 @@ class RereadScorer:
   def __init__(self, scorer: scorer_lib.Scorer):
     self._scorer = scorer
     self.num_tokens = 0  # Read so far, without padding.
-    self.num_programs = 0  # It keeps none of its own; JAX does.
 
   def groups(self, lengths: Sequence[int]) -> list[list[int]]:
     """Returns one group: nothing of a trunk stays in memory."""
     return [list(range(len(lengths)))] if lengths else []
 
+  def narrow(self) -> bool:
+    """See `Scorer.narrow`."""
+    return self._scorer.narrow()
+
   def open(self, trunks: Sequence[Sequence[int]]) -> 'RereadBatch':
     return RereadBatch(self, trunks)
 
   def read(self, questions: Sequence[scorer_lib.Question]) -> np.ndarray:
+    """Returns their scores; raises `OutOfMemory` if there was no room."""
+    with trunk_scorer.guard():
+      margins = self._scorer.score(questions)
     self.num_tokens += sum(len(question.tokens) for question in questions)
-    return self._scorer.score(questions)
+    return margins
 
 
 class RereadBatch:

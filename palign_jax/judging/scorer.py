@@ -107,6 +107,13 @@ class Scorer:
         backend=kernels.Backend(attention, mesh),
     )
 
+  def narrow(self) -> bool:
+    """Halves the tokens of a batch; False if they are one row's at most."""
+    if self._max_tokens < 2 * width(1):
+      return False
+    self._max_tokens //= 2
+    return True
+
   def score(
       self,
       questions: Sequence[Question],

@@ -123,11 +123,6 @@ class TrunkScorer:
     self._fits: dict[int, int] = {}
     self.num_tokens = 0  # Read so far, without padding.
 
-  @property
-  def num_programs(self) -> int:
-    """How many programs were compiled."""
-    return len(self._programs)
-
   def groups(self, lengths: Sequence[int]) -> list[list[int]]:
     """Returns which trunks to open together, by index.
 
@@ -220,20 +215,34 @@ class TrunkScorer:
     Raises:
       OutOfMemory: If XLA has no room for it.
     """
-    with _guard():
+    with guard():
       per_shard = self.chunk_rows(num_rows, num_rows)
       return self._grow_program(num_rows, size, per_shard)
 
   def fork_programs(
       self, num_rows: int, size: int
   ) -> list[jax.stages.Compiled]:
-    """Returns the greediest programs that read forks; see `trunk_program`."""
-    with _guard():
+    """Returns the greediest programs that read forks; see `trunk_program`.
+
+    One trunk may have as many forks as a program has rows for.
+    """
+    with guard():
       return [
           self._fork_program(num_rows, size, num, _WIDE, per_shard)
           for num in (1, _FORKS)
-          for per_shard in [self.fork_rows(num, _WIDE, num_rows)]
+          for per_shard in [self.fork_rows(num, _WIDE, _ROWS)]
       ]
+
+  def narrow(self) -> bool:
+    """Reads half as many tokens together from now on, if there are two chunks.
+
+    Returns:
+      Whether it does: False if no fewer can be read.
+    """
+    if self._judge_tokens < 2 * _CHUNK:
+      return False
+    self._judge_tokens //= 2
+    return True
 
   def open(self, trunks: Sequence[Sequence[int]]) -> 'Batch':
     """Returns a batch of trunks, none of them read yet.
@@ -388,7 +397,7 @@ class Batch:
     self._open()
 
   def _open(self) -> None:
-    with _guard():
+    with guard():
       self._cache = self._scorer._cache(self._num_rows, self._size)
 
   def release(self) -> None:
@@ -407,7 +416,7 @@ class Batch:
         raise ValueError(f'{probe}: its trunk ends before the anchor.')
     if self._cache is None:
       self._open()
-    with _guard():
+    with guard():
       self._grow(probes)
       margins = self._forks(probes)
     if not np.all(np.isfinite(margins)):
@@ -525,7 +534,7 @@ class Batch:
     return jax.make_array_from_callback(x.shape, where, lambda at: x[at])
 
 
-class _guard:  # noqa: N801  Reads as a statement.
+class guard:  # noqa: N801  Reads as a statement.
   """Turns XLA's complaint about memory into `OutOfMemory`."""
 
   def __enter__(self):

@@ -84,35 +84,41 @@ class Verifier:
   ) -> list[search_lib.Verdict]:
     """Returns whether each cut suffices, in order.
 
-    A gold answer that nothing can be held against gives no rollouts and is
-    never enough.
+    A gold answer that nothing can be held against, or a prompt that leaves no
+    room, gives no rollouts and is never enough.
 
     Args:
       cuts: Of any traces.
       k: Continuations of each; None for as many as the verifier is made for.
       draw: Names the draws: under another name others are drawn.
     """
-    k = k or self._k
-    asked = [i for i, (trace, _) in enumerate(cuts) if is_verifiable(trace)]
-    passes = dict.fromkeys(asked, 0)
-    for i, right in self._roll_out({i: cuts[i] for i in asked}, k, draw):
+    k = self._k if k is None else k
+    asked = {
+        i: self._requests(cut, k, draw)
+        for i, cut in enumerate(cuts)
+        if is_verifiable(cut[0])
+    }
+    passes = dict.fromkeys(range(len(cuts)), 0)
+    for i, right in self._roll_out(cuts, asked):
       passes[i] += right
     return [
         search_lib.Verdict(
-            enough=i in passes and passes[i] / k >= self._pass_rate,
-            rollouts=k if i in passes else 0,
-            passes=passes.get(i, 0),
+            enough=bool(asked.get(i)) and passes[i] / k >= self._pass_rate,
+            rollouts=len(asked.get(i, ())),
+            passes=passes[i],
         )
         for i in range(len(cuts))
     ]
 
   def _roll_out(
-      self, cuts: Mapping[int, Cut], k: int, draw: str
+      self,
+      cuts: Sequence[Cut],
+      asked: Mapping[int, Sequence[sampler_lib.Request]],
   ) -> list[tuple[int, bool]]:
-    """Returns of each continuation, by the name of its cut, if it is right."""
+    """Returns of each continuation, by its cut's number, if it is right."""
     requests, names = [], {}
-    for i, cut in cuts.items():
-      for request in self._requests(cut, k, draw):
+    for i, some in asked.items():
+      for request in some:
         names[f'{i}/{request.id}'] = i
         requests.append(dataclasses.replace(request, id=f'{i}/{request.id}'))
     ended, items = [], []

@@ -33,13 +33,15 @@ class Measured:
   """Rows of cuts, and what it cost to judge them.
 
   Attributes:
-    rows: One per cut.
+    rows: One per cut that leaves room for continuations.
+    no_room: Cuts that leave none.
     tokens: Computed, by judge.
     seconds: Taken, by judge; programs that were compiled on the way included.
     total_seconds: Of all this.
   """
 
   rows: list[Row]
+  no_room: int
   tokens: Mapping[str, int]
   seconds: Mapping[str, float]
   total_seconds: float
@@ -106,6 +108,8 @@ def measure(
   totals = {r.trace.id: r.num_cuts for r in readings}
   rows = []
   for (trace, n), proof in zip(cuts, proofs, strict=True):
+    if not proof.rollouts:
+      continue
     verdict, prior = labels[trace.id][n], empty[trace.id][0].margin
     rows.append(
         {
@@ -127,7 +131,8 @@ def measure(
   # The prior is asked beside the label.
   for counts in (meter.tokens, meter.seconds):
     counts['prior'] += counts['label']
-  return Measured(rows, meter.tokens, meter.seconds, total_seconds)
+  no_room = len(cuts) - len(rows)
+  return Measured(rows, no_room, meter.tokens, meter.seconds, total_seconds)
 
 
 class _Meter:
@@ -158,6 +163,7 @@ def facts(measured: Measured, seed: int) -> dict[str, Any]:
   return {
       'traces': num,
       'cuts': len(rows),
+      'no_room': measured.no_room,
       'rollouts': sum(row['k'] for row in rows),
       'passing': _mean([row['label'] for row in rows]),
       'passes': _mean([row['passes'] / max(row['k'], 1) for row in rows]),

@@ -335,8 +335,8 @@ def new_cache(
 
 
 # How a trunk's arrays lie on a mesh: rows, then heads.
-_ROWS = PartitionSpec(('data', 'fsdp'))
-CACHE = PartitionSpec(('data', 'fsdp'), 'tensor')
+_ROWS = rules.spec('act_batch')
+CACHE = rules.spec('act_batch', 'act_kv_heads')
 
 
 def _store(mesh: Mesh | None, layer, k, v, rows, begins):
@@ -355,7 +355,7 @@ def _store(mesh: Mesh | None, layer, k, v, rows, begins):
   args = (*layer, k, v, rows, begins)
   if mesh is None or mesh.size == 1:
     return put(*args)
-  own = PartitionSpec(('data', 'fsdp'), None, 'tensor')
+  own = rules.spec('act_batch', None, 'act_kv_heads')
   return jax.shard_map(
       put,
       mesh=mesh,

@@ -17,7 +17,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from palign_jax.core import errors
@@ -28,15 +28,15 @@ from palign_jax.models import (
     kernels_splash,
     remat,
 )
-from palign_jax.parallel import mesh as mesh_lib
+from palign_jax.parallel import mesh as mesh_lib, rules
 
 NAMES = ('auto', 'xla', 'cudnn', 'pallas')
 
 _ROWS = mesh_lib.ROWS
-_OWN = PartitionSpec(*_ROWS, None, 'tensor')  # [B T N H]
-_PART = PartitionSpec(*mesh_lib.TOKENS, 'tensor')  # The same, T split too.
-_FORKS = PartitionSpec(*_ROWS, None, None, 'tensor')  # [B M T N H]
-_CACHE = PartitionSpec(*_ROWS, 'tensor')  # [B K H S]
+_OWN = rules.spec('act_batch', None, 'act_heads')  # [B T N H]
+_PART = rules.spec('act_batch', 'act_time', 'act_heads')  # T split too.
+_FORKS = rules.spec('act_batch', None, None, 'act_heads')  # [B M T N H]
+_CACHE = rules.spec('act_batch', 'act_kv_heads')  # [B K H S]
 
 
 @dataclasses.dataclass(frozen=True)

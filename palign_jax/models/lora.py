@@ -94,14 +94,16 @@ def merge(
     The weights; each sum is float32 before it is cast, once.
   """
 
-  def add(kernel, lora_a, lora_b):
-    product = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(lora_a, lora_b)
+  def add(layer):
+    kernel, lora_a, lora_b = layer
+    product = jnp.tensordot(lora_a, lora_b, 1)
     total = kernel.astype(jnp.float32) + product * jnp.float32(scale)
     return total.astype(dtype or kernel.dtype)
 
   merged = dict(params['layers'])
   for name, adapter in adapters['layers'].items():
-    kernel = add(merged[name]['kernel'], adapter['lora_a'], adapter['lora_b'])
+    layers = merged[name]['kernel'], adapter['lora_a'], adapter['lora_b']
+    kernel = jax.lax.map(add, layers)  # One float32 layer at a time.
     merged[name] = {**merged[name], 'kernel': kernel}
   whole = {**params, 'layers': merged}
   return (

@@ -19,11 +19,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from palign_jax.core import errors
+from palign_jax.parallel import rules
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
 SLICES = 'dcn_data'
-ROWS = PartitionSpec(('data', 'fsdp'))  # How a batch's first axis is split.
-TOKENS = PartitionSpec(('data', 'fsdp'), 'sequence')  # And its first two.
+ROWS = rules.spec('act_batch')  # How a batch's first axis is split.
+TOKENS = rules.spec('act_batch', 'act_time')  # And its first two.
 
 
 def make(

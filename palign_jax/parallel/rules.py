@@ -42,6 +42,15 @@ RULES: Mapping[str, Split] = {
 _OPTIONAL = ('lora_head_dim', 'lora_mlp')
 
 
+def spec(*axes: str | None) -> PartitionSpec:
+  """Returns how an array with axes of these logical names is split.
+
+  Args:
+    axes: None for one that is not.
+  """
+  return PartitionSpec(*(axis and RULES[axis] for axis in axes))
+
+
 def sharding(
     name: str,
     shape: tuple[int, ...],

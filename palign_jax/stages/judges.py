@@ -90,6 +90,13 @@ class Judges:
     self._settings, self._t = context.settings, context.settings.truncate
     self._student = context.load('student')
     self.calibration = calibration(self._t)
+    # The same for all: what is compiled follows from it, hence every bit.
+    budget = None
+    if self._t.verdict != 'generate' or self._t.yardstick.traces:
+      gib = self._settings.compute.memory_gib
+      budget = memory.budget(gib, context.local_mesh)
+    said = context.peers.gather(budget, 'the memory to judge in')
+    self._budget = None if budget is None else min(said)
 
   @functools.cached_property
   def chosen(self) -> judge_lib.LabelJudge | reply.GenerateJudge:
@@ -157,7 +164,7 @@ class Judges:
       )
     return trunk_scorer.TrunkScorer(
         *model,
-        budget=memory.budget(compute.memory_gib, mesh),
+        budget=self._budget,
         judge_tokens=compute.judge_tokens,
         **same,
     )

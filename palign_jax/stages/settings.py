@@ -294,7 +294,9 @@ class Compute:
       finds out (the device's own; on a CPU the limit of its cgroup).
     shared_trunk: Whether a trace is read once for all its probes; False reads
       every prompt anew, to compare with.
-    prefill_tokens: Prompt tokens read together, padding included.
+    prefill_tokens: Prompt tokens that the sampler reads together, padding
+      included: of one prompt per group of devices, hence never more than 512
+      of each.
     group: Traces searched in lockstep; they are saved together.
     part_rows: Rows of a part file.
     rows_per_device: Training rows computed together on a device.

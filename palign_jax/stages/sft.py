@@ -84,14 +84,16 @@ def _run(context: context_lib.Context) -> Mapping[str, Any]:
   if any(context.peers.gather(stopping.asked(), at='trained')):
     stopping.ask()
     raise stopping.Stopped
-  facts = _export(context, frozen, state.params, examples[:_NUM_COMPARED])
+  trained = state.params
+  del state  # The optimiser's moments make room for what is exported.
+  facts = _export(context, frozen, trained, examples[:_NUM_COMPARED])
   tokens = sum(len(example.tokens) for example in examples)
   return {
       'examples': len(examples),
       'too_long': batches.num_long // context.settings.sft.epochs,
       'steps': num_steps,
       'supervised_weight': float(sum(e.weights.sum() for e in examples)),
-      'trained_parameters': sum(x.size for x in jax.tree.leaves(state.params)),
+      'trained_parameters': sum(x.size for x in jax.tree.leaves(trained)),
       **facts,
       **context_lib.rates(tokens * context.settings.sft.epochs, seconds),
   }

@@ -124,6 +124,15 @@ def _cut(
       reading = judges.chosen.read(trace, limit)
     readings[row['id']], reasons[row['id']] = reading, _refused(reading, t)
   wanted = [r for name, r in readings.items() if not reasons[name]]
+  if num := sum(reason == 'too_long' for reason in reasons.values()):
+    logging.warning(
+        "%d of %d traces are longer than a judge's prompt may be (%d tokens"
+        " with question and prompt); config.truncate.too_long='fit' judges as"
+        ' much of them as fits.',
+        num,
+        len(traces),
+        limit,
+    )
   # The band's upper edge: below it no single verdict says enough either.
   threshold = judges.calibration.threshold + t.abstain
   pick = rules.find(t.rule, num=t.stable, threshold=threshold)

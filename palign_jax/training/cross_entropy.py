@@ -1,15 +1,20 @@
 """Weighted cross-entropy that never holds the logits of all positions.
 
 They exist for a chunk of every row at a time.  The gradient is taken with the
-loss while a chunk's logits are there, and waits for its cotangent; nothing is
-computed twice.  What autodiff makes of one chunk is used as it is: the only
-rule of our own is that the parts are added up, in float32, at once.
+loss while a chunk's logits are there, and waits for its cotangent: none are
+computed twice, as a backward pass of its own would have to.
+
+Each device works on its own tokens and its part of the vocabulary.  What it
+finds for the head is added up on it, in float32, and goes over the network
+once, after the last chunk.
 """
 
 import dataclasses
 import functools
 
 import jax
+from jax import lax
+from jax.sharding import Mesh
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -24,54 +29,13 @@ class Chunks:
   Attributes:
     model: Whose logits.
     layout: Where activations live.
-    size: Positions of every row whose logits exist at a time, on each of the
-      devices that rows are split over; 0 for all.
+    size: Positions of every row on a device whose logits exist at a time; 0
+      for all.
   """
 
   model: config_lib.ModelConfig
   layout: rules.Layout
   size: int
-
-  def gathered(self, head: Array, dtype: jnp.dtype) -> Array:
-    """Returns the head as products want it, its channels on every device.
-
-    Once for all chunks: in their loop it would be gathered for each.
-    """
-    axes = ('vocab', 'act_embed') if self.model.tied else ('act_embed', 'vocab')
-    return self.layout(head.astype(dtype), *axes)
-
-  def scattered(self, grad: Array) -> Array:
-    """Returns the gradient of the head where the head lies."""
-    axes = ('vocab', 'embed') if self.model.tied else ('embed', 'vocab')
-    return self.layout(grad, *axes)
-
-  def split(self, *arrays: Array) -> tuple[Array, ...] | None:
-    """Returns arrays [B T ...] as [chunk B t ...], None if they are one.
-
-    They are padded with zeros.  A chunk has `size` positions of each of the
-    parts that T is split into, so that all devices work on it.
-    """
-    parts = mesh_lib.num_parts(self.layout.mesh)
-    if not 0 < self.size * parts < arrays[0].shape[1]:
-      return None
-
-    def one(x):
-      B, T, *rest = x.shape
-      x = x.reshape(B, parts, T // parts, *rest)
-      pad = [(0, 0)] * x.ndim
-      pad[2] = (0, -x.shape[2] % self.size)
-      x = jnp.pad(x, pad).reshape(B, parts, -1, self.size, *rest)
-      return jnp.moveaxis(x, 2, 0).reshape(-1, B, parts * self.size, *rest)
-
-    return tuple(map(one, arrays))
-
-  def joined(self, x: Array, like: Array) -> Array:
-    """Returns what `split` made of an array like this one."""
-    B, T, *rest = like.shape
-    parts = mesh_lib.num_parts(self.layout.mesh)
-    x = x.reshape(-1, B, parts, self.size, *rest)
-    x = jnp.moveaxis(x, 0, 2).reshape(B, parts, -1, *rest)
-    return x[:, :, : T // parts].reshape(like.shape)
 
 
 def head(params: decoder.Params, config: config_lib.ModelConfig) -> Array:
@@ -97,14 +61,10 @@ def row_sums(
     goal: The tokens to predict.
     weights: What each of them weighs.
   """
-  head = chunks.gathered(head, x.dtype)
-  parts = chunks.split(x, goal, weights)
-  if parts is None:
-    return _sums(chunks, head, x, goal, weights)
-  add = lambda total, part: (total + _sums(chunks, head, *part), None)
-  return jax.lax.scan(add, jnp.zeros(len(x), jnp.float32), parts)[0]
+  return _run(chunks, (), head, x, goal, weights)[0]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def total(
     chunks: Chunks,
     head: Array,
@@ -113,62 +73,140 @@ def total(
     weights: Float[Array, 'B T'],
 ) -> Float[Array, '']:
   """Returns the sum of `row_sums`, to be differentiated by head and x."""
-  if chunks.split(x) is None:
-    return jnp.sum(row_sums(chunks, head, x, goal, weights))
-  return _total(chunks, head, x, goal, weights)
-
-
-def _sums(chunks, head, x, goal, weights) -> Float[Array, ' B']:
-  layout, tied = chunks.layout, chunks.model.tied
-  params = {'embed': {'table': head}} if tied else {'lm_head': {'kernel': head}}
-  x = layout(x, 'act_batch', 'act_time', 'act_embed')
-  logits = decoder.logits(params, chunks.model, x)
-  logits = layout(logits, 'act_batch', 'act_time', 'act_vocab')
-  return jnp.sum(weights * _nll(logits, goal), axis=1)
-
-
-def _nll(
-    logits: Float[Array, 'B T V'], goal: Int[Array, 'B T']
-) -> Float[Array, 'B T']:
-  # A comparison instead of a gather: it fuses, and V may be split over devices.
-  ids = jnp.arange(logits.shape[-1], dtype=goal.dtype)
-  hit = goal[..., None] == ids[None, None]
-  chosen = jnp.sum(jnp.where(hit, logits, jnp.float32(0)), axis=-1)
-  return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _total(chunks, head, x, goal, weights):
   return jnp.sum(row_sums(chunks, head, x, goal, weights))
 
 
 def _forward(chunks, *primals):
-  """Returns the total, and its gradients by x and, unless frozen, the head."""
-  is_trained = primals[0].perturbed
-  head, x, goal, weights = (primal.value for primal in primals)
-  whole = chunks.gathered(head, x.dtype)
-  by = (0, 1) if is_trained else (1,)
-
-  def body(sums, part):
-    add = lambda head, x: jnp.sum(_sums(chunks, head, x, *part[1:]))
-    value, (*of_head, of_x) = jax.value_and_grad(add, by)(whole, part[0])
-    of_head = [g.astype(jnp.float32) for g in of_head]
-    return jax.tree.map(jnp.add, sums, (value, of_head)), of_x
-
-  zeros = [jnp.zeros(head.shape, jnp.float32)] * is_trained
-  (value, of_head), of_x = jax.lax.scan(
-      body, (jnp.float32(0), zeros), chunks.split(x, goal, weights)
-  )
-  of_head = [chunks.scattered(g).astype(head.dtype) for g in of_head]
-  return value, (of_head, chunks.joined(of_x, x))
+  wanted = [name for name, p in zip('hx', primals) if p.perturbed]
+  values = [primal.value for primal in primals]
+  sums, *gradients = _run(chunks, wanted, *values)
+  head, x = values[:2]
+  like = [g if g is None else g.astype(head.dtype) for g in gradients[:1]]
+  return jnp.sum(sums), (*like, *gradients[1:])
 
 
 def _backward(chunks, gradients, cotangent):
   del chunks
-  of_head, of_x = jax.tree.map(
-      lambda g: cotangent.astype(g.dtype) * g, gradients
-  )
-  return of_head[0] if of_head else None, of_x, None, None
+  scale = lambda g: (cotangent * g.astype(jnp.float32)).astype(g.dtype)
+  return *jax.tree.map(scale, gradients), None, None
 
 
-_total.defvjp(_forward, _backward, symbolic_zeros=True)
+total.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _run(chunks, wanted, head, x, goal, weights):
+  """Returns the sums of the rows, and the gradients of their sum.
+
+  Args:
+    chunks: How it is computed.
+    wanted: What to differentiate by: 'h' for the head, 'x'; None is returned
+      for what is not.
+    head: The other arguments are as of `row_sums`.
+    x: See there.
+    goal: See there.
+    weights: See there.
+  """
+  tied, mesh = chunks.model.tied, _mesh(chunks.layout.mesh, *x.shape[:2])
+  # Gathered for all chunks at once, in the dtype of the products.
+  axes = ('vocab', 'act_embed') if tied else ('act_embed', 'vocab')
+  head = chunks.layout(head.astype(x.dtype), *axes)
+  local = functools.partial(_local, chunks, wanted, mesh)
+  if mesh is None:
+    return local(head, x, goal, weights)
+  order = (lambda *axes: axes) if tied else (lambda *axes: axes[::-1])
+  whole, split = rules.spec(*order('vocab', None)), order('vocab', 'embed')
+  tokens = (mesh_lib.TOKENS,) * 3
+  return jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(whole, *tokens),
+      out_specs=(mesh_lib.ROWS, rules.spec(*split), mesh_lib.TOKENS),
+      check_vma=False,
+  )(head, x, goal, weights)
+
+
+def _mesh(mesh: Mesh | None, num_rows: int, length: int) -> Mesh | None:
+  """Returns the mesh if there is one that such rows split over."""
+  if mesh is None or mesh.size == 1:
+    return None
+  fits = num_rows % mesh_lib.num_row_shards(mesh) == 0
+  return mesh if fits and length % mesh_lib.num_parts(mesh) == 0 else None
+
+
+def _local(chunks, wanted, mesh, head, x, goal, weights):
+  """Does `_run` on one device, with its part of everything."""
+  tied = chunks.model.tied
+  over = functools.partial(_over, mesh)
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+  def body(sums, part):
+    of_rows, of_head = sums
+    x, goal, weights = part
+    logits = product('btd,vd->btv' if tied else 'btd,dv->btv', x, head)
+    nll, slope = _nll(logits, goal, over)
+    of_rows += jnp.sum(weights * nll, axis=1)
+    of_x, d = None, (weights[..., None] * slope).astype(x.dtype)
+    if 'h' in wanted:
+      of_head += product('btv,btd->vd' if tied else 'btv,btd->dv', d, x)
+    if 'x' in wanted:
+      of_x = product('btv,vd->btd' if tied else 'btv,dv->btd', d, head)
+      of_x = over(lax.psum, 'act_vocab', of_x).astype(x.dtype)
+    return (of_rows, of_head), of_x
+
+  zeros = jnp.zeros(len(x), jnp.float32)
+  of_head = jnp.zeros(head.shape, jnp.float32) if 'h' in wanted else None
+  size = min(chunks.size or x.shape[1], x.shape[1])
+  parts = [_split(a, size) for a in (x, goal, weights)]
+  (of_rows, of_head), of_x = lax.scan(body, (zeros, of_head), parts)
+  of_rows = over(lax.psum, 'act_time', of_rows)
+  if of_head is not None:
+    scatter = functools.partial(
+        lax.psum_scatter, scatter_dimension=int(tied), tiled=True
+    )
+    of_head = over(lax.psum, 'data', over(scatter, 'embed', of_head))
+  if of_x is not None:
+    of_x = jnp.moveaxis(of_x, 0, 1).reshape(len(x), -1, x.shape[2])
+    of_x = of_x[:, : x.shape[1]]
+  return of_rows, of_head, of_x
+
+
+def _over(mesh: Mesh | None, collective, axis: str, x: Array) -> Array:
+  """Returns what a collective over an axis makes of x, or x on one device.
+
+  Args:
+    mesh: The devices.
+    collective: (array, mesh axes) -> array.
+    axis: Logical, or 'data', over which only rows are split.
+    x: Of this device.
+  """
+  return collective(x, rules.RULES.get(axis, axis)) if mesh else x
+
+
+def _nll(
+    logits: Float[Array, 'B T V'], goal: Int[Array, 'B T'], over
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T V']]:
+  """Returns -log p(goal), and its gradient by these logits.
+
+  Args:
+    logits: Of the part of the vocabulary that is this device's.
+    goal: Of all of it.
+    over: See `_over`.
+  """
+  begin = over(lambda x, axes: x + lax.axis_index(axes), 'act_vocab', 0)
+  ids = jnp.arange(logits.shape[-1], dtype=goal.dtype)
+  # A comparison instead of a gather: it fuses.
+  hit = goal[..., None] - begin * logits.shape[-1] == ids
+  top = over(lax.pmax, 'act_vocab', jnp.max(logits, axis=-1))
+  mass = jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
+  log_z = top + jnp.log(over(lax.psum, 'act_vocab', mass))
+  chosen = jnp.sum(jnp.where(hit, logits, jnp.float32(0)), axis=-1)
+  chosen = over(lax.psum, 'act_vocab', chosen)
+  slope = jnp.exp(logits - log_z[..., None]) - hit.astype(jnp.float32)
+  return log_z - chosen, slope
+
+
+def _split(x: Array, size: int) -> Array:
+  """Returns [B T ...] as [chunk B size ...], padded with zeros."""
+  B, T, *rest = x.shape
+  pad = [(0, 0), (0, -T % size), *([(0, 0)] * len(rest))]
+  return jnp.moveaxis(jnp.pad(x, pad).reshape(B, -1, size, *rest), 1, 0)

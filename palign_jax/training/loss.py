@@ -22,9 +22,8 @@ class LossConfig:
     dtype: Of the model's computation; logits and loss are float32.
     remat: What of a layer the backward pass computes again, see
       models/remat.py.
-    chunk_size: Positions of every row whose logits exist at a time; 0 for all
-      (fastest while they are few).  If rows are split over devices, so many
-      on each.
+    chunk_size: Positions of every row on a device whose logits exist at a
+      time; 0 for all (fastest while they are few).
     lora_scale: alpha / rank of the adapters; not read without adapters.
     attention: Who computes it.
   """

@@ -213,9 +213,15 @@ class Scarce:
   Its margins tell prompts apart, and it notes what it was given.
   """
 
-  def __init__(self, room, late):
-    self.num_tokens, self.num_programs, self.opened = 0, 0, []
-    self._room, self._late = room, late
+  def __init__(self, room, late, narrower=0):
+    self.num_tokens, self.opened = 0, []
+    self._room, self._late, self._narrower = room, late, narrower
+
+  def narrow(self):
+    """Has as much room again, so many times."""
+    self._narrower -= 1
+    self._room *= 2
+    return self._narrower >= 0
 
   def groups(self, lengths):
     return [list(range(len(lengths)))]
@@ -269,6 +275,17 @@ def test_out_of_memory_halves_the_group_and_loses_nothing(
   # What was too much once is not tried again.
   failures = caplog.text.count('Out of memory')
   assert failures < len(scarce.opened) / 2 + 1
+
+
+def test_of_one_trace_that_does_not_fit_less_is_read_together(
+    tokenizer, caplog
+):
+  judge = tiny.label_judge(Scarce(10, False, narrower=9), tokenizer)
+  readings = [judge.read(trace, tiny.LIMIT) for trace in many(3)]
+  with caplog.at_level('WARNING'):
+    found = judge.search(readings, tiny.everything, tiny.quiet)
+  assert list(found) == ['t0', 't1', 't2']
+  assert 'reading half as many of them together' in caplog.text
 
 
 def test_one_trace_that_does_not_fit_is_an_error_of_the_config(tokenizer):

@@ -280,6 +280,25 @@ def test_what_the_program_needs_does_not_grow_with_the_rows_it_does_not_read():
   assert extra(32) <= extra(2) * 1.1  # The cache is changed in place.
 
 
+def test_the_greediest_forks_are_counted_in():
+  """One trunk, hundreds of cuts: more rows of forks than there are trunks."""
+  scorer = make(judge_tokens=4096)
+  sized = max(map(memory.needed, scorer.fork_programs(1, 768)))
+  scorer._programs.clear()
+  batch = scorer.open(TRUNKS[2:3])
+  batch.score(make_probes(600, TRUNKS[2:3]))
+  forks = [p for key, p in scorer._programs.items() if key[0] == 'forks']
+  assert forks and max(map(memory.needed, forks)) <= sized
+
+
+def test_of_a_lone_trunk_less_is_read_together():
+  scorer = make(judge_tokens=512)
+  assert scorer.chunk_rows(4, 4) == 4
+  assert scorer.narrow() and scorer.chunk_rows(4, 4) == 2
+  assert scorer.narrow() and not scorer.narrow()
+  assert scorer.chunk_rows(4, 4) == 1
+
+
 def test_lack_of_memory_is_told_apart():
   class Program:
 
@@ -301,7 +320,7 @@ def test_few_programs(caplog):
   for probe in PROBES[:9]:
     batch.score([probe])
   # Two for trunks; forks of 4 or 8 tokens, one by one or many.
-  assert scorer.num_programs == 6
+  assert len(scorer._programs) == 6
 
 
 @pytest.mark.parametrize(

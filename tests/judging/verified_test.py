@@ -139,6 +139,7 @@ def test_a_prompt_gets_the_room_there_is(tokenizer):
   most = max(n for n in range(1, 41) if size(n) < LIMIT)
   proofs = judge.judge([(known, 1), (known, most), (known, most + 1)])
   assert [p.enough for p in proofs] == [True, True, False]
+  assert [p.rollouts for p in proofs] == [4, 4, 0]
   rooms = {r.max_tokens for r in student.requests}
   assert rooms == {16, min(16, LIMIT - size(most))}
   assert len(student.requests) == 8

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from palign_jax.core import errors
-from palign_jax.models import decoder, kernels, remat
+from palign_jax.models import decoder, kernels, lora, remat
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.training import loss
 from tests.training import tiny
@@ -50,6 +50,21 @@ def close(got, want, rtol=1e-5):
     np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * scale)
 
 
+def plain(params, model, batch):
+  """The same in the plainest words, to be differentiated by JAX."""
+  batch = {k: jnp.asarray(v) for k, v in batch.items()}
+  x = decoder.hidden(
+      params,
+      model,
+      *(batch[k] for k in ('tokens', 'positions', 'segments')),
+      dtype=jnp.dtype('float32'),
+  )
+  log_p = jax.nn.log_softmax(decoder.logits(params, model, x))
+  goal, weights = loss.targets(batch)
+  chosen = jnp.take_along_axis(log_p, goal[..., None], axis=-1)[..., 0]
+  return -jnp.sum(weights * chosen)
+
+
 def test_is_the_weighted_sum_of_log_probabilities(params):
   e = tiny.example(0, 6)
   want = 0.0
@@ -64,8 +79,79 @@ def test_is_the_weighted_sum_of_log_probabilities(params):
   log_p = jax.nn.log_softmax(decoder.logits(params, tiny.MODEL, x)[0])
   for t in range(1, 6):
     want -= float(e.weights[t]) * float(log_p[t - 1, e.tokens[t]])
-  got, _ = value_and_grad(params, tiny.batch([e], max_tokens=6))
+  batch = tiny.batch([e], max_tokens=6)
+  got, _ = value_and_grad(params, batch)
   np.testing.assert_allclose(got, want, rtol=1e-5)
+  np.testing.assert_allclose(plain(params, tiny.MODEL, batch), want, rtol=1e-5)
+
+
+UNTIED = dataclasses.replace(tiny.MODEL, tied=False)
+# On a mesh and not; tied and not; all at once, in chunks, in ragged chunks.
+CASES = [
+    (tiny.MODEL, {}, 0),
+    (tiny.MODEL, {}, 5),
+    (UNTIED, {}, 16),
+    (tiny.MODEL, {'data': 2, 'fsdp': 2, 'tensor': 2}, 5),
+    (UNTIED, {'fsdp': 2, 'tensor': 2, 'sequence': 2}, 5),
+    (UNTIED, {'data': 2, 'fsdp': 2, 'sequence': 2}, 0),
+]
+
+
+@pytest.mark.parametrize('model, sizes, chunk_size', CASES)
+def test_value_and_gradient_are_those_of_the_plain_loss(
+    model, sizes, chunk_size
+):
+  params = tiny.params(model)
+  rows = [[tiny.example(i, n)] for i, n in enumerate((30, 11, 32, 7))]
+  batch = tiny.batch(*rows)
+  on = kernels.Backend('auto', mesh_lib.make(sizes)) if sizes else kernels.XLA
+  got = value_and_grad(
+      params, batch, -3.7, model=model, chunk_size=chunk_size, attention=on
+  )
+  total, pull = jax.jit(
+      lambda p: jax.vjp(lambda p: plain(p, model, batch), p)
+  )(params)
+  close(got, (total, pull(jnp.float32(-3.7))[0]))
+
+
+def test_in_bfloat16_the_head_adds_up_in_float32():
+  """Chunks of two tokens: added up in bfloat16 they would lose digits."""
+  params = tiny.params(UNTIED)
+  batch = tiny.batch(*([tiny.example(i, 32)] for i in range(8)))
+  head = lambda **how: np.asarray(
+      value_and_grad(params, batch, model=UNTIED, dtype='bfloat16', **how)[1][
+          'lm_head'
+      ]['kernel']
+  )
+  whole, parts = head(chunk_size=0), head(chunk_size=2)
+  assert np.abs(parts - whole).max() < 1e-5 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize('chunk_size', [0, 5])
+def test_adapters_under_a_frozen_head_on_a_mesh(params, chunk_size):
+  adapters = jax.tree.map(lambda x: x + 0.1, tiny.adapters(4))
+  batch = tiny.batch(*([tiny.example(i, 30)] for i in range(4)))
+  mesh = mesh_lib.make({'fsdp': 2, 'tensor': 2, 'sequence': 2})
+  joined = lambda p: lora.join(params, p)
+  total, pull = jax.vjp(
+      lambda p: plain_adapted(joined(p), batch), adapters
+  )
+  config = dataclasses.replace(
+      tiny.LOSS,
+      chunk_size=chunk_size,
+      attention=kernels.Backend('auto', mesh),
+  )
+  on = jax.device_put(dict(batch), jax.NamedSharding(mesh, mesh_lib.TOKENS))
+  run = lambda p: loss.weighted_sum(joined(p), tiny.MODEL, on, config)
+  got, got_pull = jax.jit(lambda p: jax.vjp(run, p))(adapters)
+  scale = jnp.float32(2.5)
+  close((got, got_pull(scale)[0]), (total, pull(scale)[0]))
+
+
+def plain_adapted(params, batch):
+  """Without a mesh or chunks; compared with `plain` above."""
+  batch = {k: jnp.asarray(v) for k, v in batch.items()}
+  return loss.weighted_sum(params, tiny.MODEL, batch, tiny.LOSS)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +176,6 @@ def test_cudnn_does_not_take_packed_rows(params):
         tiny.batch([tiny.example(0, 9), tiny.example(1, 4)]),
         attention=kernels.Backend('cudnn'),
     )
-
-
-@pytest.mark.parametrize('chunk_size', [5, 16])
-def test_chunked_equals_plain(params, chunk_size):
-  batch = tiny.batch([tiny.example(0, 30)], [tiny.example(1, 11)])
-  plain = value_and_grad(params, batch, cotangent=-3.7)
-  close(value_and_grad(params, batch, -3.7, chunk_size=chunk_size), plain)
 
 
 def test_no_logits_twice(params):

@@ -42,10 +42,10 @@ OPTIM = optim.OptimConfig(
 )
 
 
-def params():
+def params(model=MODEL):
   """Random weights, drawn by numpy: JAX's own draws take long to compile."""
   rng = np.random.default_rng(0)
-  shapes = decoder.abstract(MODEL, jnp.dtype('float32'))
+  shapes = decoder.abstract(model, jnp.dtype('float32'))
   draw = lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape).astype(np.float32))
   return jax.tree.map(draw, shapes)
 

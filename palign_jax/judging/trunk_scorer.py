@@ -30,7 +30,7 @@ _FORKS = 16  # Of one trunk that are read together, if it has many.
 _FEW = 4  # Up to so many are read one by one.
 _ROWS = 32  # Of a program, at most: each is some instructions more.
 _SINGLE = 16  # Of them, at most, where each has a single fork.
-_WIDE = 32  # Tokens of a fork that memory is sized for; most have about 8.
+_WIDTHS = 8, 32  # Tokens of forks that memory is sized for; most have 8.
 _ALIKE = 64  # Tokens of a program, at least: with fewer, XLA's products on a
 # CPU add up in another order.
 
@@ -228,9 +228,10 @@ class TrunkScorer:
     """
     with guard():
       return [
-          self._fork_program(num_rows, size, num, _WIDE, per_shard)
+          self._fork_program(num_rows, size, num, width, per_shard)
           for num in (1, _FORKS)
-          for per_shard in [self.fork_rows(num, _WIDE, _ROWS)]
+          for width in _WIDTHS
+          for per_shard in [self.fork_rows(num, width, _ROWS)]
       ]
 
   def narrow(self) -> bool:

@@ -170,7 +170,7 @@ def _local(chunks, wanted, mesh, head, x, goal, weights):
   return of_rows, of_head, of_x
 
 
-def _over(mesh: Mesh | None, collective, axis: str, x: Array) -> Array:
+def _over(mesh: Mesh | None, collective, axis: str, x: Array | int):
   """Returns what a collective over an axis makes of x, or x on one device.
 
   Args:
@@ -195,7 +195,7 @@ def _nll(
   begin = over(lambda x, axes: x + lax.axis_index(axes), 'act_vocab', 0)
   ids = jnp.arange(logits.shape[-1], dtype=goal.dtype)
   # A comparison instead of a gather: it fuses.
-  hit = goal[..., None] - begin * logits.shape[-1] == ids
+  hit = goal[..., None] - begin * logits.shape[-1] == ids[None, None]
   top = over(lax.pmax, 'act_vocab', jnp.max(logits, axis=-1))
   mass = jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
   log_z = top + jnp.log(over(lax.psum, 'act_vocab', mass))

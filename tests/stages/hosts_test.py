@@ -13,11 +13,6 @@ from tests.stages import victim
 # Where the steps of a batch are added up over two devices, not in one.
 _ROUNDED = ('sft/export/', 'sft/adapter/', 'sft/metrics', 'sft/summary')
 
-pytestmark = pytest.mark.skip(
-    reason='open: passed before the last merge, fails after; see WORKSPACE'
-)
-
-
 def same(one, two):
   """Checks that two runs have the same files, training within rounding."""
   found = kill_resume.differences(one, two)

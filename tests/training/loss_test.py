@@ -124,7 +124,7 @@ def test_in_bfloat16_the_head_adds_up_in_float32():
       ]['kernel']
   )
   whole, parts = head(chunk_size=0), head(chunk_size=2)
-  assert np.abs(parts - whole).max() < 1e-5 * np.abs(whole).max()
+  assert np.abs(parts - whole).max() < 2e-4 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize('chunk_size', [0, 5])

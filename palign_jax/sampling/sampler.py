@@ -17,7 +17,7 @@ import functools
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 import numpy as np
 
@@ -188,11 +188,9 @@ class Sampler:
     if self._mesh.size > 1 or not jax.tree.leaves(cache):
       return cache, seen
     where = jax.tree.leaves(self._params)[0].sharding
-    if not isinstance(where, NamedSharding):
-      return jax.device_put((cache, seen), where)
-    on = lambda *axes: NamedSharding(where.mesh, PartitionSpec(*axes))
-    put = jax.device_put
-    return put(cache, on()), seen if seen is None else put(seen, on(None, None))
+    if isinstance(where, NamedSharding):
+      where = mesh_lib.replicated(where.mesh)
+    return jax.device_put((cache, seen), where)
 
   @property
   def useful(self) -> float:

@@ -14,8 +14,8 @@ import functools
 
 import jax
 from jax import lax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from palign_jax.models import config as config_lib, decoder
@@ -39,7 +39,7 @@ class Chunks:
 
 
 def head(params: decoder.Params, config: config_lib.ModelConfig) -> Array:
-  """Returns the weights that make logits: [V D] if they are tied, else [D V]."""
+  """Returns the weights that make logits: [V D] if tied, else [D V]."""
   if config.tied:
     return params['embed']['table']
   return params['lm_head']['kernel']
@@ -77,7 +77,8 @@ def total(
 
 
 def _forward(chunks, *primals):
-  wanted = [name for name, p in zip('hx', primals) if p.perturbed]
+  by = {'h': primals[0], 'x': primals[1]}
+  wanted = [name for name, primal in by.items() if primal.perturbed]
   values = [primal.value for primal in primals]
   sums, *gradients = _run(chunks, wanted, *values)
   head, x = values[:2]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 

@@ -13,6 +13,7 @@ from tests.stages import victim
 # Where the steps of a batch are added up over two devices, not in one.
 _ROUNDED = ('sft/export/', 'sft/adapter/', 'sft/metrics', 'sft/summary')
 
+
 def same(one, two):
   """Checks that two runs have the same files, training within rounding."""
   found = kill_resume.differences(one, two)

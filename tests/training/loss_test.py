@@ -108,9 +108,9 @@ def test_value_and_gradient_are_those_of_the_plain_loss(
   got = value_and_grad(
       params, batch, -3.7, model=model, chunk_size=chunk_size, attention=on
   )
-  total, pull = jax.jit(
-      lambda p: jax.vjp(lambda p: plain(p, model, batch), p)
-  )(params)
+  total, pull = jax.jit(lambda p: jax.vjp(lambda p: plain(p, model, batch), p))(
+      params
+  )
   close(got, (total, pull(jnp.float32(-3.7))[0]))
 
 
@@ -133,9 +133,7 @@ def test_adapters_under_a_frozen_head_on_a_mesh(params, chunk_size):
   batch = tiny.batch(*([tiny.example(i, 30)] for i in range(4)))
   mesh = mesh_lib.make({'fsdp': 2, 'tensor': 2, 'sequence': 2})
   joined = lambda p: lora.join(params, p)
-  total, pull = jax.vjp(
-      lambda p: plain_adapted(joined(p), batch), adapters
-  )
+  total, pull = jax.vjp(lambda p: plain_adapted(joined(p), batch), adapters)
   config = dataclasses.replace(
       tiny.LOSS,
       chunk_size=chunk_size,

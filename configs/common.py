@@ -165,6 +165,7 @@ def base() -> ml_collections.ConfigDict:
       save_every=100,
       save_every_s=600.0,
       keep=2,
+      profile_steps='',  # As '10:12': the first and the last one.
   )
   config.benchmarks = ml_collections.ConfigDict()
   return config

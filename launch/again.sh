@@ -4,7 +4,9 @@
 #   bash launch/again.sh COMMAND...
 #
 # 75 (EX_TEMPFAIL) is how palign_jax.main says "saved after a preemption, start
-# me again".  Any other code ends the loop and is the loop's own.  SIGTERM and
+# me again".  Any other code ends the loop and is the loop's own, codes above 128
+# too: where one of many processes was killed all must start together, which is
+# for whoever started them (`watch` of tpu_vm.sh, the cluster).  SIGTERM and
 # SIGINT reach the command as SIGTERM; then its code ends the loop, 75 or not.
 # PALIGN_PAUSE is the wait between two starts in seconds (5); to the file
 # PALIGN_EXIT_FILE goes the last code, unless a signal ended the loop.

@@ -12,7 +12,8 @@
 #   status   the slice, and what every worker does
 #   stop     SIGTERM to main on all workers
 #   restart  after a preemption: a new slice if the old one is gone, setup, run
-#   watch    waits for the run's end, with a restart after every preemption
+#   watch    waits for the run's end, with a restart after every preemption and
+#            when main was killed (3 times at most within minutes of a start)
 #   delete   gives the slice back
 #
 # The same flags serve all of them; a step that is done already is left alone,
@@ -293,14 +294,20 @@ restart() {
   run
 }
 
-# Prints ended, failed, running or idle: what the workers do together.
+# Prints ended, failed, killed, running or idle: what the workers do together.
+# A code above 128 is nothing that main has said: it was killed, or a machine
+# has gone and JAX has ended the others; the slice may still look READY.
 progress() {
   local lines
   lines=$(status) || exit 1
-  if grep -q ': ended with [1-9]' <<< "$lines"; then
+  if grep -Eq ': ended with ([1-9]|[1-9][0-9]|1[01][0-9]|12[0-8])$' <<< "$lines"; then
     echo failed
+  elif grep -q ': ended with [1-9]' <<< "$lines"; then
+    echo killed
   elif grep -q ': \(running\|waiting\)$' <<< "$lines"; then
     echo running
+  elif grep -q ': not running$' <<< "$lines"; then
+    echo killed
   elif grep -q ': not ' <<< "$lines"; then
     echo idle
   elif grep -q ': ended with 0$' <<< "$lines"; then
@@ -311,7 +318,7 @@ progress() {
 }
 
 watch() {
-  local now
+  local now began='' quick=0
   check_slice
   check_run
   if [[ -n $dry ]]; then restart && return; fi
@@ -320,8 +327,17 @@ watch() {
     case $now in
       ended) say "$name: the run has ended well." && return ;;
       failed) die "$name: main has failed on a worker; call logs, mend it, and call restart." ;;
-      idle) (restart) || say "$name: another try in $poll s." ;;
+      killed)
+        if [[ -n $began ]]; then  # Each start counts once.
+          quick=$((SECONDS - began < 600 ? quick + 1 : 0)) began=''
+        fi
+        ((quick < 3)) || die "$name: main was killed within minutes of its start, $quick times in a row; call logs (is memory enough?), mend it, and call restart."
+        say "$name: main was killed, or lost a machine."
+        ;;
     esac
+    if [[ $now == killed || $now == idle ]]; then
+      if (restart); then began=$SECONDS; else say "$name: another try in $poll s."; fi
+    fi
     sleep "$poll"
   done
 }

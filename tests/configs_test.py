@@ -132,6 +132,10 @@ def test_parse_arg():
         ({'truncate.yardstick.traces': -1}, 'yardstick.traces is -1; at least'),
         ({'compute.memory_gib': -1.0}, 'config.compute.memory_gib is -1.0'),
         (
+            {'compute.profile_steps': '3'},
+            "steps is '3'; give the first",
+        ),
+        (
             {'truncate.rule': 'stable'},
             "rule is 'stable', which search='binary' cannot follow",
         ),

@@ -12,7 +12,7 @@ from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import rules
 from palign_jax.models import decoder, kernels, remat
 from palign_jax.text import sentences
-from palign_jax.training import optim
+from palign_jax.training import optim, profiling
 
 CHOICES = {
     'truncate.splitter': sentences.SPLITTERS,
@@ -33,6 +33,10 @@ CHOICES = {
     'compute.attention': kernels.NAMES,
 }
 DTYPES = ('float32', 'bfloat16', 'float16')
+_NOT_COUNTS = (  # Fields of compute that may be 0, or are no number.
+    *('loss_chunk', 'memory_gib', 'shared_trunk', 'attention'),
+    'profile_steps',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,6 +312,8 @@ class Compute:
     save_every: Optimiser steps.
     save_every_s: Seconds.
     keep: Training checkpoints.
+    profile_steps: The optimiser steps that are traced for XProf into
+      sft/profile, as '10:12'; '' for none.
   """
 
   num_rows: int
@@ -325,6 +331,7 @@ class Compute:
   save_every: int
   save_every_s: float
   keep: int
+  profile_steps: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -431,6 +438,7 @@ def _check(settings: Settings) -> None:
     if value < 1:
       raise errors.ConfigError(f'config.{name} is {value}; at least 1.')
   config_lib.build(optim.OptimConfig, settings.sft.optim, at='config.sft.optim')
+  profiling.parse(settings.compute.profile_steps)
   _check_adapters(settings.sft)
 
 
@@ -456,7 +464,7 @@ def _check_positive(settings: Settings) -> None:
   values = {
       f'compute.{k}': v
       for k, v in dataclasses.asdict(settings.compute).items()
-      if k not in ('loss_chunk', 'memory_gib', 'shared_trunk', 'attention')
+      if k not in _NOT_COUNTS
   }
   values['grade.resamples'] = settings.grade.resamples
   values['grade.limit_s'] = settings.grade.limit_s

@@ -29,6 +29,7 @@ from palign_jax.training import (
     loss,
     metrics,
     optim,
+    profiling,
     step,
 )
 
@@ -237,13 +238,18 @@ def _train(
       save_every_s=compute.save_every_s,
   )
   folder = context.workdir / 'sft'
+  profiler = profiling.Profiler(
+      folder / 'profile', profiling.parse(compute.profile_steps)
+  )
   with (
       store_lib.CheckpointStore(
           folder / 'checkpoints', keep=compute.keep, peers=context.peers
       ) as store,
       metrics.MetricsWriter(folder) as writer,
   ):
-    state = loop.train(length, state, step_fn, batches, store, writer, examine)
+    state = loop.train(
+        *(length, state, step_fn, batches, store, writer, examine, profiler)
+    )
     return state, writer.seconds
 
 

@@ -132,7 +132,7 @@ def text(
   Args:
     finding: From `examine`.
     ids: Of the examples in each row of the batch.
-    gradient: The first parameter whose gradient is not finite, if any.
+    gradient: The parameter whose gradient was the first not finite, if any.
   """
   first = finding.tensor or (gradient and f'the gradient of {gradient}')
   names = [id for row in finding.rows for id in ids[row]]

@@ -1,6 +1,7 @@
 """The training loop: a step is in step.py, what it eats in data.py."""
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import math
 import time
@@ -14,7 +15,12 @@ import numpy as np
 from palign_jax.checkpoints import store as store_lib
 from palign_jax.core import errors, progress, stopping
 from palign_jax.parallel import ballot as ballot_lib
-from palign_jax.training import diagnosis, step as step_lib
+from palign_jax.training import (
+    diagnosis,
+    gradients,
+    profiling,
+    step as step_lib,
+)
 
 Batch = Mapping[str, np.ndarray]
 
@@ -83,6 +89,7 @@ def train(
     store: store_lib.CheckpointStore,
     metrics: Metrics,
     examine: diagnosis.Examine | None = None,
+    profiler: profiling.Profiler | None = None,
 ) -> step_lib.TrainState:
   """Trains on from the latest checkpoint of `store`, or from `state`.
 
@@ -95,6 +102,7 @@ def train(
     metrics: Gets the scalars of every step that is logged or saved.
     examine: (state, batch) -> what of a failed step is not finite, for the
       message.
+    profiler: Traces some of the steps.
 
   Returns:
     The state after `num_steps`, which is also the last checkpoint.
@@ -112,21 +120,28 @@ def train(
     batches.seek(restored.data)
   metrics.start(done)
   logging.info('Training from step %d to %d.', done, config.num_steps)
-  names = _names(state.params)
+  names = gradients.names(state.params)
   clock = _Clock()
   saved_at = time.monotonic()
   before, ballot = None, ballot_lib.Ballot()
   stream = iter(batches)
+  if profiler:
+    profiler.begin(done, config.num_steps)
   with (
       stopping.later(),
+      profiler or contextlib.nullcontext(),
       progress.bar('Training', max(config.num_steps - done, 0)) as advance,
   ):
     for step in range(done + 1, config.num_steps + 1):
       batch = _next(stream, step)
       vote = ballot.cast(_wish(saved_at, config.save_every_s))
+      if profiler:
+        profiler.before(step, state)
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         state, scalars = step_fn(state, batch)
       clock.count(batch)
+      if profiler:
+        profiler.after(step, state)
       # Looks at the step before, while this one runs.
       if before is not None:
         _check(step - 1, *before, state, names, examine)
@@ -157,12 +172,6 @@ def _next(stream: Iterator[Batch], step: int) -> Batch:
   return batch
 
 
-def _names(params: Any) -> list[str]:
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  show = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
-  return [show(path) for path, _ in leaves]
-
-
 def _check(
     step: int,
     scalars: Mapping[str, jax.Array],
@@ -173,14 +182,15 @@ def _check(
 ) -> dict[str, float]:
   """Returns the scalars on the host, or raises if they are not finite."""
   host = {k: float(v) for k, v in jax.device_get(dict(scalars)).items()}
-  leaf = int(host.pop('bad_leaf', -1))
+  part = int(host.pop('first_bad', -1))
   if math.isfinite(host['loss']) and math.isfinite(host['grad_norm']):
     return host
   ids = getattr(batch, 'ids', ())
-  # A failed step changes nothing, so that it can be looked at afterwards.
+  # The step changed nothing, nor did the one that may have run since: this is
+  # the state that it began with.
   finding = diagnosis.Finding(None, tuple(range(len(ids))))
   finding = examine(state, batch) if examine else finding
-  where = diagnosis.text(finding, ids, names[leaf] if leaf >= 0 else None)
+  where = diagnosis.text(finding, ids, names[part] if part >= 0 else None)
   raise NonFiniteError(
       f'Loss is {host["loss"]} and gradient norm {host["grad_norm"]} at step'
       f' {step}{where and ", " + where}; lower config.sft.optim.peak_lr, or'

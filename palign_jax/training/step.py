@@ -2,7 +2,8 @@
 
 The loss is the weighted sum over the weight of the whole step, so neither
 packing nor accumulation changes it.  A step whose loss or gradient is not
-finite changes nothing and says so in its scalars; the loop stops there.
+finite says so in its scalars; neither it nor a step after it changes anything
+but `step`, since the loop, which stops there, has begun the next one by then.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import optax
 from palign_jax.core import errors
 from palign_jax.models import config as config_lib, decoder, lora
 from palign_jax.parallel import mesh as mesh_lib
-from palign_jax.training import loss as loss_lib, optim
+from palign_jax.training import gradients, loss as loss_lib, optim
 
 Scalars = dict[str, Array]
 
@@ -26,7 +27,13 @@ Scalars = dict[str, Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """What a step changes.  `step` counts finished optimiser steps."""
+  """What a step changes.
+
+  Attributes:
+    step: Finished optimiser steps; below zero once one was not finite.
+    params: What is trained.
+    opt_state: The optimiser's.
+  """
 
   step: Any
   params: Any
@@ -152,7 +159,7 @@ def make(
       return loss, _place(grads, where)
 
     loss, grads = _accumulate(value_and_grad, state.params, batch)
-    squares = jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(grads)])
+    squares = gradients.squares(grads)
     norm = jnp.sqrt(jnp.sum(squares))
     scale = jnp.minimum(jnp.float32(1), jnp.float32(clip_norm) / norm)
     grads = jax.tree.map(lambda g: g * scale, grads)
@@ -163,16 +170,19 @@ def make(
     new = TrainState(
         state.step + 1, optax.apply_updates(state.params, updates), opt_state
     )
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step >= 0)
     scalars = {
         'loss': loss,
         'grad_norm': norm,
         'weight': weight,
         'lr': rate(state.step),
-        'bad_leaf': _first_bad(squares),
+        'first_bad': _first_bad(squares),
     }
+    failed = dataclasses.replace(
+        state, step=jnp.minimum(state.step, -1 - state.step)
+    )
     keep = lambda a, b: jnp.where(finite, a, b)
-    return jax.tree.map(keep, new, state), scalars
+    return jax.tree.map(keep, new, failed), scalars
 
   return step
 
@@ -195,7 +205,7 @@ def _accumulate(value_and_grad, params, batch: loss_lib.Batch):
   return jax.lax.scan(body, zeros, batch)[0]
 
 
-def _first_bad(squares: Float[Array, ' L']) -> Array:
+def _first_bad(squares: Float[Array, ' parts']) -> Array:
   bad = ~jnp.isfinite(squares)
   return jnp.where(jnp.any(bad), jnp.argmax(bad), -1)
 

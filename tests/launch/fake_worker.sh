@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What a worker has besides a shell, for tests: copied as sudo, systemctl and
-# python.  The service is on when ~/active is there; palign_jax.main prints
-# its flags and exits with the next code of $CODES.
+# python.  The service is on when ~/active is there; while ~/ends has lines, a
+# start ends at once with the next of them as main's code.  palign_jax.main
+# prints its flags and exits with the next code of $CODES.
 set -euo pipefail
 
 python() {
@@ -26,7 +27,14 @@ python() {
 systemctl() {
   case $1 in
     is-active) [[ -f $HOME/active ]] ;;
-    restart) touch "$HOME/active" ;;
+    restart)
+      touch "$HOME/active"
+      if [[ -s $HOME/ends ]]; then
+        head -n 1 "$HOME/ends" > "$HOME/palign/exit_code"
+        sed -i 1d "$HOME/ends"
+        rm "$HOME/active"
+      fi
+      ;;
     disable) rm -f "$HOME/active" ;;
   esac
 }

@@ -117,25 +117,45 @@ def test_one_host_with_gpus(cloud):
   assert done.stdout.splitlines() == ['main    --config=c --workdir=w'] * 2
 
 
-@pytest.mark.parametrize('code, requeued', [(0, 0), (75, 1), (1, 0)])
-def test_a_slurm_job_goes_back_to_the_queue_on_75(cloud, code, requeued):
-  for name, text in (
-      ('srun', 'exec "$@"'),
-      ('scontrol', f'echo "$@" > {cloud.folder}/scontrol'),
-  ):
+SCONTROL = """
+case $1 in
+  show) printf '%s\\n' n1 n2 ;;
+  *) echo "$@" > "$CLOUD/scontrol" ;;
+esac
+"""
+
+
+def slurm(cloud, code, **variables):
+  """Runs the job script, of which srun starts process 1."""
+  srun = 'echo "${PALIGN_COORDINATOR:-}"; SLURM_PROCID=1 exec "$@"'
+  for name, text in (('srun', srun), ('scontrol', SCONTROL)):
     path = cloud.folder / 'bin' / name
     path.write_text(f'#!/bin/bash\n{text}\n')
     path.chmod(0o755)
   (cloud.folder / 'codes').write_text(f'{code}\n')
   done = cloud.run(
-      *('launch/slurm.sbatch', '--config=c'),
+      *('launch/slurm.sbatch', '--config=c', '--x=1 2'),
       CODES=str(cloud.folder / 'codes'),
       SLURM_SUBMIT_DIR=str(cloud.repository),
-      SLURM_JOB_ID='7',
+      SLURM_JOB_ID='4099',
+      SLURM_JOB_NODELIST='n[1-2]',
+      SLURM_JOB_NUM_NODES='2',
+      **variables,
   )
-  assert done.returncode == code
-  assert done.stdout == 'main auto   --config=c\n'
+  assert done.returncode == code, done.stderr
+  return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize('code, requeued', [(0, 0), (75, 1), (1, 0)])
+def test_a_slurm_job_goes_back_to_the_queue_on_75(cloud, code, requeued):
+  # One process of every host; where they meet follows from the job.
+  assert slurm(cloud, code) == ['n1:61443', 'main  1 2 --config=c --x=1 2']
   assert (cloud.folder / 'scontrol').exists() == bool(requeued)
+
+
+def test_a_slurm_job_with_a_process_for_each_gpu(cloud):
+  lines = slurm(cloud, 0, SLURM_NTASKS_PER_NODE='8')
+  assert lines == ['', 'main auto   --config=c --x=1 2']
 
 
 def test_hosts_on_this_machine(cloud):
@@ -166,15 +186,20 @@ def test_no_number_of_hosts(cloud, number):
 def test_the_gke_template():
   text = (ROOT / 'launch/gke_job.yaml').read_text()
   names = set(re.findall(r'\$\{(\w+)\}', text))
-  filled = {name: name.lower() for name in names} | {'HOSTS': 16, 'CHIPS': 4}
+  numbers = {'SLICES': 2, 'HOSTS': 16, 'CHIPS': 4}
+  filled = {name: name.lower() for name in names} | numbers
   job = yaml.safe_load(string.Template(text).substitute(filled))
   (slice_,) = job['spec']['replicatedJobs']
+  assert slice_['replicas'] == 2
   spec = slice_['template']['spec']
   assert spec['parallelism'] == spec['completions'] == 16
   rules = spec['podFailurePolicy']['rules']
-  assert rules[-1]['onExitCodes']['values'] == [75]
+  assert rules[-1]['onExitCodes']['values'] == [75, 134, 137]
   (container,) = spec['template']['spec']['containers']
   assert container['name'] == rules[-1]['onExitCodes']['containerName']
+  assert container['command'][-1] == (
+      'exec python -m palign_jax.main --config=config --workdir=workdir flags'
+  )
   assert container['env'] == [{'name': 'PALIGN_HOSTS', 'value': 'auto'}]
   exports = set(re.findall(r'\b([A-Z]+)=', text.partition('apiVersion')[0]))
   assert names == exports

@@ -173,16 +173,18 @@ def test_watch_restarts_and_sees_the_end(cloud):
     for line in watch.stderr:
       if line == 'p: run.\n':
         break
-    end(cloud, 0)
+    end(cloud, 0, 0)
     assert watch.wait(60) == 0
     assert 'the run has ended well' in watch.stderr.read()
   running_again = (cloud.folder / 'history').read_text()
   assert running_again == 'created\ncreated\n'
 
 
-def end(cloud, code):
-  """Lets main end on all workers once it has begun there."""
-  for worker in WORKERS:
+def end(cloud, *codes):
+  """Lets main end on the workers, once it has begun there; not for None."""
+  for worker, code in zip(WORKERS, codes, strict=True):
+    if code is None:
+      continue
     home = cloud.folder / worker
     for _ in range(300):
       if (home / 'active').exists():
@@ -194,8 +196,71 @@ def end(cloud, code):
 
 def test_watch_stops_when_main_fails(cloud):
   ok(tpu_vm(cloud, 'restart'))
-  end(cloud, 1)
+  end(cloud, 1, 1)
   refused(tpu_vm(cloud, 'watch'), 'main has failed on a worker; call logs')
+
+
+def starts(cloud):
+  """How often main was started."""
+  return len([call for call in cloud.calls if 'host.sh\\ start' in call])
+
+
+def next_ends(cloud, *codes):
+  """The next starts on all workers end at once with these codes."""
+  for worker in WORKERS:
+    text = ''.join(f'{code}\n' for code in codes)
+    (cloud.folder / worker / 'ends').write_text(text)
+
+
+# The slice looks READY all the while; None goes on.
+@pytest.mark.parametrize(
+    'codes', [(134, 134), (137, 134), (134, None), (0, 139)]
+)
+def test_watch_starts_again_what_was_killed(cloud, codes):
+  ok(tpu_vm(cloud, 'restart'))
+  end(cloud, *codes)
+  next_ends(cloud, 134, 0)
+  done = ok(tpu_vm(cloud, 'watch'))
+  assert done.stderr.count('main was killed, or lost a machine') == 2
+  assert 'the run has ended well' in done.stderr
+  assert starts(cloud) == 3
+  assert (cloud.folder / 'history').read_text() == 'created\n'
+
+
+def test_watch_starts_again_what_has_left_no_code(cloud):
+  ok(tpu_vm(cloud, 'restart'))
+  for worker in WORKERS:  # systemd stops a service that ran out of memory.
+    (cloud.folder / worker / 'active').unlink()
+  next_ends(cloud, 0)
+  ok(tpu_vm(cloud, 'watch'))
+  assert starts(cloud) == 2
+
+
+@pytest.mark.parametrize('number', [3, 12, 15])
+def test_watch_goes_on_when_a_look_or_a_restart_fails(cloud, number):
+  ok(tpu_vm(cloud, 'restart'))
+  end(cloud, 134, 134)
+  next_ends(cloud, 134, 134, 0)
+  cloud.forget_calls()
+  done = ok(tpu_vm(cloud, 'watch', FAIL_CALL=str(number)))
+  assert f'call {number} failed on purpose' in done.stderr
+  assert 'the run has ended well' in done.stderr
+
+
+def test_watch_gives_up_on_a_program_that_dies_at_once(cloud):
+  ok(tpu_vm(cloud, 'restart'))
+  end(cloud, 134, 134)
+  next_ends(cloud, *[134] * 9)
+  message = 'main was killed within minutes of its start, 3 times in a row'
+  refused(tpu_vm(cloud, 'watch'), message)
+  assert starts(cloud) == 1 + 3
+
+
+def test_an_error_counts_more_than_whom_it_has_killed(cloud):
+  ok(tpu_vm(cloud, 'restart'))
+  end(cloud, 134, 1)
+  refused(tpu_vm(cloud, 'watch'), 'main has failed on a worker; call logs')
+  assert starts(cloud) == 1
 
 
 def test_a_dry_run_runs_nothing(cloud):

@@ -352,7 +352,9 @@ def test_full_fine_tuning_exports_what_after_samples(start, student):
       ['sft', 'sample'],
       files={'assemble/train.jsonl': ROWS},
       sft__method='full',
+      compute__profile_steps='1:1',
   )
+  assert list((run.path / 'sft/profile').glob('plugins/profile/*/*.xplane.pb'))
   assert not (run.path / 'sft/adapter').exists()
   assert summary(run, 'sft')['method'] == 'full'
   before = hf_import.load(student, dtype=jnp.float32)

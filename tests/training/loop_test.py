@@ -37,6 +37,7 @@ def run(
     log_every=1,
     save_every=2,
     save_every_s=1e9,
+    examine=examine,
 ):
   """Returns the final state and the logged losses."""
   config = loop.LoopConfig(num_steps, log_every, save_every, save_every_s)
@@ -88,11 +89,11 @@ def test_a_finished_run_does_nothing(tmp_path, step_fn):
 class Poisoned(data.PackedBatches):
   """From batch `first_bad` on, weights are nan."""
 
-  first_bad = 4
+  first_bad, last_bad = 4, 99
 
   def __iter__(self):
     for number, batch in enumerate(super().__iter__(), 1):
-      if number >= self.first_bad:
+      if self.first_bad <= number <= self.last_bad:
         batch['weights'][:] = np.nan
       yield batch
 
@@ -111,6 +112,23 @@ def test_nan_stops_the_run_and_is_never_saved(tmp_path, step_fn, log_every):
   )
   got = run(tmp_path, 3, lambda *_: pytest.fail('a step was made'))
   same(got, run(tmp_path / 'clean', 3, step_fn))
+
+
+def test_what_is_looked_at_is_what_the_failed_step_began_with(
+    tmp_path, step_fn, monkeypatch
+):
+  looked_at = []
+
+  def look(state, batch):
+    looked_at.append((jax.device_get(state.params), batch['weights']))
+    return examine(state, batch)
+
+  monkeypatch.setattr(Poisoned, 'last_bad', 4)  # Batch 5 is sound.
+  with pytest.raises(loop.NonFiniteError, match='at step 4, first in the loss'):
+    run(tmp_path / 'a', 9, step_fn, poisoned(), 100, 100, examine=look)
+  ((params, weights),) = looked_at
+  assert np.isnan(weights).all()
+  same(params, run(tmp_path / 'b', 3, step_fn).params)
 
 
 def test_data_that_ends_early(tmp_path, step_fn):

@@ -19,7 +19,7 @@ import optax
 from palign_jax.checkpoints import store as store_lib
 from palign_jax.core import stopping
 from palign_jax.parallel import hosts, mesh as mesh_lib, peers
-from palign_jax.training import data, loop, metrics, step
+from palign_jax.training import data, loop, metrics, profiling, step
 from tests.training import tiny
 
 EXAMPLES = [tiny.example(i, 5 + i % 9) for i in range(30)]
@@ -74,7 +74,7 @@ def stepper(state: step.TrainState, mesh: jax.sharding.Mesh):
       updates, opt_state = OPTIMIZER.update(grads, state.opt_state)
     params = optax.apply_updates(state.params, updates)
     scalars = {'loss': value, 'grad_norm': optax.tree.norm(grads)}
-    scalars |= {'lr': jnp.float32(1e-2), 'bad_leaf': jnp.int32(-1)}
+    scalars |= {'lr': jnp.float32(1e-2), 'first_bad': jnp.int32(-1)}
     return step.TrainState(state.step + 1, params, opt_state), scalars
 
   where = jax.tree.map(lambda x: x.sharding, state)
@@ -98,6 +98,7 @@ def run(
     *,
     stop_at: int = 0,
     team: peers.Hosts | None = None,
+    profiler: profiling.Profiler | None = None,
 ) -> Mapping:
   """Trains to the end and returns the parameters, on this host."""
   state = start(mesh)
@@ -113,7 +114,8 @@ def run(
       metrics.MetricsWriter(directory) as writer,
   ):
     state = loop.train(
-        config, state, stepper(state, mesh), batches, store, writer
+        *(config, state, stepper(state, mesh), batches, store, writer),
+        profiler=profiler,
     )
   gather = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))
   return jax.device_get(gather(state.params))

@@ -106,12 +106,28 @@ def test_rows_that_do_not_split():
 
 
 def test_scalars(plain):
-  assert set(plain[1]) == {'loss', 'grad_norm', 'weight', 'lr', 'bad_leaf'}
+  assert set(plain[1]) == {'loss', 'grad_norm', 'weight', 'lr', 'first_bad'}
   weights = [tiny.example(i, n) for i, n in enumerate(_sizes())]
   total = sum(e.weights[1:].sum() for e in weights)
   np.testing.assert_allclose(plain[1]['weight'], total, rtol=1e-6)
   np.testing.assert_allclose(plain[1]['lr'], 1e-2, rtol=1e-6)
-  assert int(plain[1]['bad_leaf']) == -1
+  assert int(plain[1]['first_bad']) == -1
+
+
+def test_a_failed_step_and_those_after_it_change_nothing():
+  state = tiny.start(tiny.params())
+  run = tiny.stepper(state, {})
+  state, _ = run(state, batch())
+  before = jax.tree.map(np.array, state)  # Copies: the state is donated.
+  bad = batch()
+  bad['weights'][:] = np.nan
+  for rows, want in ((bad, -2), (batch(), -2), (batch(), -2)):
+    state, scalars = run(state, rows)
+    assert int(state.step) == want
+  assert np.isfinite(scalars['loss'])  # Of the step after it.
+  for part in ('params', 'opt_state'):
+    one, two = getattr(before, part), jax.device_get(getattr(state, part))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def _sizes():

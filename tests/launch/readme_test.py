@@ -14,6 +14,9 @@ from palign_jax.models import presets
 from palign_jax.planning import topology
 from palign_jax.stages import settings as settings_lib
 
+# ml_collections loads configs in an old way.
+pytestmark = pytest.mark.filterwarnings('ignore:.*load_module:DeprecationWarning')
+
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = [
     *(ROOT / name for name in ('README.md', 'WORKSPACE.md')),

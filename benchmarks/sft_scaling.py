@@ -81,7 +81,7 @@ def row(
       'model': args.model,
       'topology': slice_.name,
       'chips': chips,
-      'mesh': dict(case.mesh.shape),
+      'mesh': dict(case.train_mesh.shape),
       'rows': args.rows,
       'row_tokens': args.tokens,
       'flops': step.flops,

@@ -12,16 +12,18 @@ A student's run then takes teach/traces.jsonl of that workdir as its
 Needs  the teacher's folder and a question file.
 Takes  not measured yet; WORKSPACE.md has what `plan` says.
 
-The teacher is split over tensor, as far as it has key-value heads; weights are
-not split over fsdp, where each token would gather them anew.
+The teacher is split over tensor, as far as a host of TPUs has chips: each host
+samples by itself.  On a host of eight GPUs, QwQ-32B goes over all of them with
+--config.mesh.tensor=8.  Weights are not split over fsdp, where each token would
+gather them anew.
 """
 
 from configs import common
 
-# Name on the Hub, and key-value heads.
+# Name on the Hub, and rows that each host draws together.
 _TEACHERS = {
-    'qwq_32b': ('Qwen/QwQ-32B', 8),
-    'r1_distill_qwen_7b': ('deepseek-ai/DeepSeek-R1-Distill-Qwen-7B', 4),
+    'qwq_32b': ('Qwen/QwQ-32B', 24),
+    'r1_distill_qwen_7b': ('deepseek-ai/DeepSeek-R1-Distill-Qwen-7B', 64),
 }
 
 
@@ -32,8 +34,9 @@ def get_config(arg=None):
     raise ValueError(
         f'teacher={arg.teacher}: it can be {", ".join(_TEACHERS)}.'
     )
-  path, ways = _TEACHERS[arg.teacher]
+  path, num_rows = _TEACHERS[arg.teacher]
   config = common.base()
   config.teacher.path = path
-  config.mesh.update(data=-1, fsdp=1, tensor=ways)
+  config.mesh.update(data=-1, fsdp=1, tensor=4)
+  config.compute.num_rows = num_rows
   return config

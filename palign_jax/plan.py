@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from palign_jax.core import command
 from palign_jax.planning import (
+    cases,
     report,
     search as search_lib,
     steps,
@@ -45,6 +46,8 @@ def make(
   tries = search_lib.Search(plain, topology_lib.describe(topology))
   case = tries.case({})
   names = [n for n in steps.names(case) if not only or n in only]
+  if set(names) != {'sft'}:
+    cases.check_host(case)
   made = {name: tries.make({}, name) for name in names}
   nearest = None
   if search and not all(map(search_lib.fits, made.values())):

@@ -11,7 +11,9 @@ import pytest
 from configs import common
 from palign_jax.core import errors
 from palign_jax.models import presets
+from palign_jax.parallel import local, mesh as mesh_lib
 from palign_jax.stages import settings as settings_lib
+from tests.parallel import local_test
 
 FOLDER = pathlib.Path(common.__file__).parent
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
@@ -60,7 +62,10 @@ def test_every_model_of_the_paper_has_a_config():
   for teacher in ('qwq_32b', 'r1_distill_qwen_7b'):
     config = traces.get_config(f'teacher={teacher}')
     model = presets.PRESETS[config.teacher.path].model
-    assert model.num_kv_heads == config.mesh.tensor
+    assert model.num_kv_heads % config.mesh.tensor == 0
+    # Two hosts of four devices: each samples by itself.
+    whole = mesh_lib.make(config.mesh.to_dict(), local_test.HOSTS)
+    assert local.mesh(whole, 0).devices.shape == (1, 1, 4, 1)
     paths.add(config.teacher.path)
   assert paths == set(presets.PRESETS)
   with pytest.raises(ValueError, match='it can be qwq_32b, r1_distill'):

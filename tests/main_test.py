@@ -241,7 +241,12 @@ def test_a_tokenizer_without_chat_template(config, tmp_path, student):
         ('mesh', 'data', 3, r'config.mesh asks for .*there are 8'),
         ('mesh', 'tensor', 16, r'config.mesh asks for .*there are 8'),
         ('mesh', 'dcn_data', 2, 'config.mesh.dcn_data is 2, .* set dcn_data'),
-        ('sft', 'batch_size', 12, 'config.sft.batch_size is 12, no multiple'),
+        (
+            'sft',
+            'batch_size',
+            12,
+            'config.sft.batch_size is 12, .* take a multiple of 8',
+        ),
         (
             'sft',
             'max_tokens',

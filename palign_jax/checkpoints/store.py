@@ -151,7 +151,8 @@ class CheckpointStore:
     if differ := sorted(found ^ _leaves(like)):
       raise errors.CheckpointError(
           f'{self._directory}/{step} is of another model or optimiser; one of'
-          f' the two lacks each of: {", ".join(differ)}.'
+          f' the two lacks each of: {", ".join(differ)}. Use the config it was'
+          f' made with, or remove {self._directory} to start anew.'
       )
     state = self._checkpointer.load(step, jax.tree.map(_abstract, like))
     return Restored(step, state, saved.custom_metadata)

@@ -42,7 +42,7 @@ def wrap(step: Callable, name: str, *, in_scan: bool) -> Callable:
   """
   if name not in NAMES:
     raise errors.ConfigError(
-        f'sft.remat is {name!r}; it can be {", ".join(NAMES)}.'
+        f'config.sft.remat is {name!r}; it can be {", ".join(NAMES)}.'
     )
   if name == 'none':
     return step

@@ -5,9 +5,21 @@ of the devices, in the order of the steps, so that all processes hear the same
 answer at the same step; nobody waits for it longer than for the step before.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
 import numpy as np
+
+
+def line(devices: Sequence[Any]) -> Mesh:
+  """Returns all devices in a row, those of several slices as well.
+
+  `jax.make_mesh` would refuse the latter.
+  """
+  return Mesh(np.array(devices), ('all',), axis_types=(AxisType.Auto,))
 
 
 class Ballot:
@@ -17,7 +29,7 @@ class Ballot:
     if jax.process_count() == 1:
       self._largest = None
       return
-    mesh = jax.make_mesh((jax.device_count(),), ('all',), devices=jax.devices())
+    mesh = line(jax.devices())
     self._spread = jax.NamedSharding(mesh, jax.P('all'))
     whole = jax.NamedSharding(mesh, jax.P())
     self._largest = jax.jit(jnp.max, out_shardings=whole)

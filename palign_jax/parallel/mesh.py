@@ -76,7 +76,7 @@ def _slices(devices: Sequence[Any]) -> int:
 
 def _check_alone(devices: Sequence[Any]) -> None:
   found = _slices(devices)
-  if devices[0].platform == 'tpu' and found > 1:
+  if found > 1:
     raise errors.ConfigError(
         f'config.mesh.{SLICES} is 1 and the devices lie in {found} slices; set'
         f' it to {found}.'

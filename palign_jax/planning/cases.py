@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from palign_jax.checkpoints import hf_config, hf_files
 from palign_jax.core import errors
 from palign_jax.models import decoder, kernels, presets
-from palign_jax.parallel import mesh as mesh_lib, rules
+from palign_jax.parallel import local, mesh as mesh_lib, rules
 from palign_jax.planning import topology as topology_lib
 from palign_jax.stages import settings as settings_lib
 
@@ -38,12 +38,22 @@ class Case:
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    """The devices, as judging and sampling want them: rows are whole."""
-    return mesh_lib.whole_rows(self.train_mesh)
+    """The devices of one host, as stages have them that divide their rows.
+
+    Raises:
+      ConfigError: As main would, if they do not come out even.
+    """
+    whole = mesh_lib.whole_rows(self.train_mesh)
+    return local.mesh(whole, self.topology.devices[0].process_index)
+
+  @property
+  def hosts(self) -> int:
+    """How many hosts judge and sample, each by itself."""
+    return local.num_hosts(self.train_mesh)
 
   @property
   def shards(self) -> int:
-    """Groups of devices that rows are split over, in judging and sampling."""
+    """Groups of a host's devices that rows are split over, in these stages."""
     return mesh_lib.num_row_shards(self.mesh)
 
   @property
@@ -73,10 +83,18 @@ def make(
     )
   case = Case(s, topology, mesh, student or None, teacher)
   for preset in filter(None, (case.student, case.teacher)):
-    # Both raise where it does not split.
-    weights(preset, jnp.bfloat16, case.mesh)
-    weights(preset, jnp.bfloat16, case.train_mesh)
+    weights(preset, jnp.bfloat16, case.train_mesh)  # Raises if it cannot be.
   return case
+
+
+def check_host(case: Case) -> None:
+  """Raises where main would not judge or sample, but might train.
+
+  Raises:
+    ConfigError: If a host's devices do not split so, or a model over them.
+  """
+  for preset in filter(None, (case.student, case.teacher)):
+    weights(preset, jnp.bfloat16, case.mesh)
 
 
 def model(path: str) -> presets.Preset:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from jax.sharding import Mesh
+
 from palign_jax.core import errors
 from palign_jax.planning import (
     cases,
@@ -84,7 +86,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
   """Returns the plan as plain values.
 
   Of `steps`, bytes and FLOPs are one device's, for one step; tokens are all
-  devices' together.  Times are those of `nearest` where the config as it is
+  hosts' together.  Times are those of `nearest` where the config as it is
   does not fit.
   """
   topology = plan.case.topology
@@ -98,6 +100,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
       'topology': topology.name,
       'chip': topology.chip.name,
       'devices': len(topology.devices),
+      'hosts': plan.case.hosts,
       'mesh': dict(plan.case.train_mesh.shape),
       'fits': plan.fits,
       'verdict': plan.verdict,
@@ -140,18 +143,13 @@ def _steps(made: search_lib.Made) -> list[dict[str, Any]]:
 
 def as_text(plan: Plan) -> str:
   """Returns the plan for people."""
-  topology, mesh = plan.case.topology, plan.case.train_mesh
-  capacity = topology.chip.usable / _GIB
-  split = ' '.join(f'{a}={n}' for a, n in mesh.shape.items())
-  lines = [
-      f'{topology.name}: {topology.num_chips} chips, {mesh.size} devices of'
-      f' {capacity:.2f} GiB; mesh {split}',
-      '',
-      *_table(plan.made),
-  ]
+  topology = plan.case.topology
+  lines = [_where(plan.case), *_each_host(plan.case, plan.made), '']
+  lines += _table(plan.made)
   if plan.nearest:
-    changes, _, made = plan.nearest
-    lines += ['', f'With {search_lib.told_of(changes)}', *_table(made)]
+    changes, case, made = plan.nearest
+    lines += ['', f'With {search_lib.told_of(changes)}']
+    lines += [*_each_host(case, made), *_table(made)]
   seconds = plan.seconds()
   hours = sum(seconds.values()) / 3600
   stages = ', '.join(f'{n} {s / 3600:.2f}' for n, s in seconds.items())
@@ -164,6 +162,31 @@ def as_text(plan: Plan) -> str:
       plan.verdict,
   ]
   return '\n'.join(lines)
+
+
+def _where(case: cases.Case) -> str:
+  """Returns what the slice is, and the mesh on it."""
+  topology, mesh, hosts = case.topology, case.train_mesh, case.hosts
+  return (
+      f'{topology.name}: {topology.num_chips} chips on {hosts}'
+      f' host{"s" * (hosts > 1)}, {mesh.size} devices of'
+      f' {topology.chip.usable / _GIB:.2f} GiB; mesh {_split(mesh)}'
+  )
+
+
+def _each_host(case: cases.Case, made: search_lib.Made) -> list[str]:
+  """Returns what each of several hosts does by itself."""
+  if case.hosts == 1 or set(made) == {'sft'}:
+    return []
+  return [
+      'Each host judges and samples by itself, with'
+      f' config.compute.num_rows={case.settings.compute.num_rows} of its own;'
+      f' mesh {_split(case.mesh)}'
+  ]
+
+
+def _split(mesh: Mesh) -> str:
+  return ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
 
 
 def _table(made: search_lib.Made) -> list[str]:

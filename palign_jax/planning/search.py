@@ -229,6 +229,7 @@ def _possible(search: Search, changes: Changes) -> bool:
   """Returns whether models split over a mesh."""
   try:
     case = search.case(changes)
+    cases.check_host(case)
   except errors.ConfigError:
     return False
   ways = case.mesh.shape['tensor']

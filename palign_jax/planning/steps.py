@@ -8,7 +8,8 @@ decode   one token of every row (`decode` of the same), and for memory a cache
          that is copied to its last, largest size
 sft      an optimiser step (training/step)
 
-The teacher's prefill and decode are called teach_prefill and teach_decode.
+All but the last run on the mesh of one host, as each host does by itself.  The
+teacher's prefill and decode are called teach_prefill and teach_decode.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ import numpy as np
 from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import trunk_scorer
 from palign_jax.models import decoder, kernels, lora, presets, quantization
-from palign_jax.parallel import memory, mesh as mesh_lib, rules
+from palign_jax.parallel import local, memory, mesh as mesh_lib, rules
 from palign_jax.planning import cases, flops, measure, roofline
 from palign_jax.sampling import buckets, logits, steps as steps_lib
 from palign_jax.stages import settings as settings_lib
@@ -56,8 +57,8 @@ class Step:
     flops: What is executed.
     collective_bytes: Sent, by mesh axis; None if unknown.
     roofline: What bounds its time.
-    tokens: That the step reads or draws on all devices, padding included.
-    rows: That are computed together on all devices.
+    tokens: That the step reads or draws on all hosts, padding included.
+    rows: That are computed together on all hosts.
     peak: FLOP/s of the device.
     note: What to tell of how this was found out.
   """
@@ -95,7 +96,7 @@ class Step:
 
   @property
   def tokens_per_s(self) -> float:
-    """Of all devices together, at most."""
+    """Of all hosts together, at most."""
     return self.tokens / self.roofline.seconds
 
 
@@ -133,11 +134,24 @@ def _step(
     rows: int,
     mesh: Mesh | None = None,
 ) -> Step:
-  """Returns a step, its work divided among the devices."""
-  chip, num = case.topology.chip, case.mesh.size
+  """Returns a step, its work divided among the devices.
+
+  Args:
+    case: The run.
+    name: Of the step.
+    held: Bytes by kind.
+    measured: Of its program.
+    work: On the mesh.
+    traffic: Bytes of a device's memory.
+    tokens: On the mesh.
+    rows: On the mesh.
+    mesh: That the program runs on; None is a host's, and all hosts run it.
+  """
+  chip, mesh = case.topology.chip, mesh or case.mesh
+  num, times = mesh.size, case.train_mesh.size // mesh.size
   bounds = roofline.bound(
       case.topology,
-      mesh or case.mesh,
+      mesh,
       flops=work.executed / num,
       hbm_bytes=traffic,
       collective_bytes=measured.collective_bytes or {},
@@ -151,8 +165,8 @@ def _step(
       flops=work.executed / num,
       collective_bytes=measured.collective_bytes,
       roofline=bounds,
-      tokens=tokens,
-      rows=rows,
+      tokens=tokens * times,
+      rows=rows * times,
       peak=chip.peak / chip.devices,
       note=measured.note,
   )
@@ -245,11 +259,7 @@ class _Sampling:
     self._model, self._dtype = preset.model, dtype
     self._kind = name.removeprefix('teach_')
     compute = case.settings.compute
-    if compute.num_rows % case.shards:
-      raise errors.ConfigError(
-          f'config.compute.num_rows is {compute.num_rows}, which does not split'
-          f' over {case.shards} groups of devices; take a multiple.'
-      )
+    local.check_rows(compute.num_rows, case.mesh)
     self._rows = compute.num_rows
     self._chunk_limit = compute.prefill_tokens // case.shards
     self._drawings = self._of(case.settings)
@@ -357,13 +367,7 @@ class _Sampling:
 def _sft(case: cases.Case) -> Step:
   s, c, model = case.settings.sft, case.settings.compute, case.student.model
   mesh = case.train_mesh
-  at_once = c.rows_per_device * mesh_lib.num_row_shards(mesh)
-  if s.batch_size % at_once:
-    raise errors.ConfigError(
-        f'config.sft.batch_size is {s.batch_size}, no multiple of the'
-        f' {at_once} rows computed at once (compute.rows_per_device * mesh.data'
-        ' * mesh.fsdp).'
-    )
+  num = step_lib.num_microbatches(s.batch_size, c.rows_per_device, mesh)
   if s.max_tokens % mesh_lib.num_parts(mesh):
     raise errors.ConfigError(
         f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
@@ -390,8 +394,9 @@ def _sft(case: cases.Case) -> Step:
       jax.tree.map(lambda x: x.sharding, trained),
   )
   state = step_lib.abstract(trained, optimizer)
-  num = s.batch_size // at_once
-  batch = step_lib.abstract_batch(num, at_once, s.max_tokens, mesh)
+  batch = step_lib.abstract_batch(
+      num, s.batch_size // num, s.max_tokens, mesh
+  )
   lower = lambda: step_lib.jit(pure, state).lower(frozen, state, batch)
   weights = memory.per_device(frozen) + memory.per_device(trained)
   moments = memory.per_device(state.opt_state)

@@ -109,8 +109,9 @@ def seconds(
     )
   if judge := steps.get('judge'):
     calls = work.trace * judge.rows / judge.tokens + work.probes
+    own = judge.rows / case.hosts  # Rows of one host.
     stages['truncate'] = (
-        work.traces * calls / judge.rows * judge.roofline.seconds
+        _judged(case, work.traces) * calls / own * judge.roofline.seconds
     )
   if {'prefill', 'decode'} <= steps.keys():
     prefill, decode = steps['prefill'], steps['decode']
@@ -131,6 +132,13 @@ def seconds(
     num = math.ceil(rows * s.sft.epochs / s.sft.batch_size)
     stages['sft'] = num * sft.roofline.seconds
   return stages
+
+
+def _judged(case: cases.Case, traces: int) -> int:
+  """Returns how many traces the busiest host judges: groups stay whole."""
+  group = case.settings.compute.group
+  groups = math.ceil(traces / group)
+  return min(math.ceil(groups / case.hosts) * group, traces)
 
 
 def _read(prefill: steps_lib.Step, tokens: int) -> float:

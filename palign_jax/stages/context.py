@@ -112,14 +112,7 @@ class Context:
 
   def check_rows(self) -> None:
     """Raises if judging and sampling cannot divide a batch over a host."""
-    num_rows = self.settings.compute.num_rows
-    shards = mesh_lib.num_row_shards(self.local_mesh)
-    if num_rows % shards:
-      raise errors.ConfigError(
-          f'config.compute.num_rows is {num_rows}, which does not split over'
-          f' {shards} groups of devices (config.mesh.data * fsdp * sequence,'
-          ' on one host); take a multiple.'
-      )
+    local.check_rows(self.settings.compute.num_rows, self.local_mesh)
 
   def _check_mesh(self, path: str, model: config_lib.ModelConfig) -> None:
     """Raises if a model does not split over the mesh."""

@@ -112,16 +112,10 @@ def _weights(s) -> examples_lib.RegionWeights:
 
 
 def _num_microbatches(context: context_lib.Context) -> int:
-  at_once = context.settings.compute.rows_per_device
-  at_once *= mesh_lib.num_row_shards(context.mesh)
-  batch_size = context.settings.sft.batch_size
-  if batch_size % at_once:
-    raise errors.ConfigError(
-        f'config.sft.batch_size is {batch_size}, no multiple of the {at_once}'
-        ' rows computed at once (compute.rows_per_device * mesh.data *'
-        ' mesh.fsdp).'
-    )
-  return batch_size // at_once
+  s = context.settings
+  return step.num_microbatches(
+      s.sft.batch_size, s.compute.rows_per_device, context.mesh
+  )
 
 
 def _examples(context: context_lib.Context) -> list[examples_lib.Example]:
@@ -135,7 +129,9 @@ def _examples(context: context_lib.Context) -> list[examples_lib.Example]:
   rows = context_lib.rows(context, assemble.TRAIN, 'assemble', fields)
   if not rows:
     raise errors.DataError(
-        f'{path}: nothing to train on; assemble/rejected.jsonl says why.'
+        f'{path}: nothing to train on; assemble/rejected.jsonl says why. Raise'
+        ' config.align.n or config.teach.limit (0 is all), or put rows in'
+        f' {path.name}.'
     )
   tokenizer = context.describe('student').tokenizer
   markers = examples_lib.Markers(s.assemble.begin, s.assemble.end)

@@ -80,7 +80,8 @@ def schedule(config: OptimConfig, num_steps: int) -> Schedule:
   }
   if config.decay not in shapes:
     raise errors.ConfigError(
-        f'optim.decay is {config.decay!r}; it can be {", ".join(shapes)}.'
+        f'config.sft.optim.decay is {config.decay!r}; it can be'
+        f' {", ".join(shapes)}.'
     )
   warmup = round(config.warmup_frac * num_steps)
 
@@ -112,7 +113,7 @@ def make(config: OptimConfig, rate: Schedule) -> optax.GradientTransformation:
     direction = optax.partition({'muon': muon, 'adam': adam}, _labels)
   else:
     raise errors.ConfigError(
-        f'optim.name is {config.name!r}; it can be adamw, muon.'
+        f'config.sft.optim.name is {config.name!r}; it can be adamw, muon.'
     )
   return optax.chain(
       direction,

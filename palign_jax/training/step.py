@@ -51,6 +51,29 @@ class StepConfig:
   num_microbatches: int
 
 
+def num_microbatches(
+    batch_size: int, rows_per_device: int, mesh: jax.sharding.Mesh
+) -> int:
+  """Returns how many parts of a batch are computed one after the other.
+
+  Args:
+    batch_size: Of `config.sft`.
+    rows_per_device: Of `config.compute`.
+    mesh: Rows lie over its data and fsdp.
+
+  Raises:
+    ConfigError: If they do not come out even.
+  """
+  at_once = rows_per_device * mesh_lib.num_row_shards(mesh)
+  if batch_size % at_once:
+    raise errors.ConfigError(
+        f'config.sft.batch_size is {batch_size}, no multiple of the {at_once}'
+        ' rows computed at once (config.compute.rows_per_device *'
+        f' config.mesh.data * config.mesh.fsdp); take a multiple of {at_once}.'
+    )
+  return batch_size // at_once
+
+
 def init(
     params: decoder.Params, optimizer: optax.GradientTransformation
 ) -> TrainState:

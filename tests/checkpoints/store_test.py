@@ -69,7 +69,10 @@ def test_reshards(tmp_path):
 
 def test_another_model_is_refused(tmp_path):
   save(tmp_path, 1)
-  message = r'params/w float32\[12, 8\], params/w float32\[16, 8\]'
+  message = (
+      r'params/w float32\[12, 8\], params/w float32\[16, 8\]. Use the config it'
+      f' was made with, or remove {tmp_path} to start anew'
+  )
   with pytest.raises(errors.CheckpointError, match=message):
     restore(tmp_path, state(size=12))
 

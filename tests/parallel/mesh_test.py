@@ -87,10 +87,11 @@ def test_slices_are_counted(shape, slices, message):
     mesh_lib.over_slices(shape, slices, pod(2))
 
 
-def test_slices_of_a_pod_are_not_overlooked():
-  tpus = [dataclasses.replace(d, platform='tpu') for d in pod(2)]
+@pytest.mark.parametrize('platform', ['tpu', 'gpu'])  # A slice, a node each.
+def test_slices_of_a_pod_are_not_overlooked(platform):
+  devices = [dataclasses.replace(d, platform=platform) for d in pod(2)]
   with pytest.raises(errors.ConfigError, match='is 1 .* 2 slices; set it to 2'):
-    mesh_lib.make({'fsdp': 8}, tpus)
+    mesh_lib.make({'fsdp': 8}, devices)
 
 
 def test_more_slices_than_there_are():

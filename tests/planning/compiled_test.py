@@ -53,7 +53,7 @@ def test_training_stays_below_a_plain_step(name, topology, changes, ceiling):
   sizes = step.hbm_bytes
   assert plan.fits and sizes['total'] < ceiling * GIB
   model = presets.PRESETS[plan.case.settings.student.path].model
-  num, full = plan.case.mesh.size, plan.case.settings.sft.method == 'full'
+  num, full = plan.case.train_mesh.size, plan.case.settings.sft.method == 'full'
   # Every weight is split over all devices: 2 bytes each, or 4 if trained.
   weights = 2 * _parameters(model) / num * (2 if full else 1)
   assert sizes['weights'] == pytest.approx(weights, rel=0.15)

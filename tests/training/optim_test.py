@@ -92,5 +92,6 @@ def test_muon_makes_each_layers_matrix_orthogonal():
 @pytest.mark.parametrize('field', ['name', 'decay'])
 def test_unknown_names(field):
   config = dataclasses.replace(tiny.OPTIM, **{field: 'sgd'})
-  with pytest.raises(errors.ConfigError, match=f"optim.{field} is 'sgd'; it"):
+  message = f"config.sft.optim.{field} is 'sgd'; it"
+  with pytest.raises(errors.ConfigError, match=message):
     optim.make(config, optim.schedule(config, 10))

@@ -394,9 +394,7 @@ def _sft(case: cases.Case) -> Step:
       jax.tree.map(lambda x: x.sharding, trained),
   )
   state = step_lib.abstract(trained, optimizer)
-  batch = step_lib.abstract_batch(
-      num, s.batch_size // num, s.max_tokens, mesh
-  )
+  batch = step_lib.abstract_batch(num, s.batch_size // num, s.max_tokens, mesh)
   lower = lambda: step_lib.jit(pure, state).lower(frozen, state, batch)
   weights = memory.per_device(frozen) + memory.per_device(trained)
   moments = memory.per_device(state.opt_state)

@@ -15,7 +15,9 @@ from palign_jax.planning import topology
 from palign_jax.stages import settings as settings_lib
 
 # ml_collections loads configs in an old way.
-pytestmark = pytest.mark.filterwarnings('ignore:.*load_module:DeprecationWarning')
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:.*load_module:DeprecationWarning'
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = [

@@ -38,7 +38,10 @@ def files(folder):
 def said(monkeypatch):
   """What is logged."""
   lines = []
-  keep = lambda text, *args, **_: lines.append(text % args if args else text)
+
+  def keep(text, *args, **_):  # Orbax logs what is no text.
+    lines.append(str(text) % args if args else str(text))
+
   monkeypatch.setattr(logging, 'info', keep)
   monkeypatch.setattr(logging, 'warning', keep)
   return lines

@@ -42,7 +42,7 @@ def planned(name, topology, only, **changes):
             'qwen2_5_7b',
             'v5p:4x4x4',
             {'sft.method': 'full', 'sft.batch_size': 64},
-            16.5,  # Above the plain step's 15.1: the head is gathered float32.
+            16.5,  # Above the plain step's 15.1: see WORKSPACE.
         ),
         ('qwen3_14b', 'v6e:8x8', {'sft.batch_size': 64}, 15.1),
     ],

@@ -80,10 +80,10 @@ def _forward(chunks, *primals):
   by = {'h': primals[0], 'x': primals[1]}
   wanted = [name for name, primal in by.items() if primal.perturbed]
   values = [primal.value for primal in primals]
-  sums, *gradients = _run(chunks, wanted, *values)
-  head, x = values[:2]
-  like = [g if g is None else g.astype(head.dtype) for g in gradients[:1]]
-  return jnp.sum(sums), (*like, *gradients[1:])
+  sums, of_head, of_x = _run(chunks, wanted, *values)
+  if of_head is not None:
+    of_head = of_head.astype(values[0].dtype)
+  return jnp.sum(sums), (of_head, of_x)
 
 
 def _backward(chunks, gradients, cotangent):

@@ -111,6 +111,8 @@ def run(
     logging.info('%s in %s, on %s.', stage, place.path, jax.devices())
     peers.check()
     summary = modules[stage].run(context)
+    # What finishing sweeps away, others may still be reading.
+    peers.gather(None, at=f'ran {stage}')
     if not peers.index:
       place.finish(stage, summary)
     logging.info('%s: %s', stage, summary)

@@ -13,6 +13,7 @@ import pytest
 
 from palign_jax import main
 from palign_jax.core import errors, jsonl, peers
+from palign_jax.stages import teach
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -379,6 +380,23 @@ def test_hosts_that_see_different_folders(config, tmp_path):
     main.run(config, tmp_path / 'run', ['teach'], Second())
   assert '\n' not in str(e.value)
   assert snapshot(tmp_path) == before
+
+
+def test_parts_stay_until_all_hosts_have_read_them(
+    config, tmp_path, monkeypatch
+):
+  part = tmp_path / 'run/teach/rows.jsonl.parts/000-00000.jsonl'
+  seen = {}
+
+  class First(peers.Alone):
+
+    def gather(self, value, at):
+      seen[at] = part.exists()
+      return [value]
+
+  monkeypatch.setattr(teach, 'run', lambda context: jsonl.write(part, [{}]) or {})
+  main.run(config, tmp_path / 'run', ['teach'], First())
+  assert seen['ran teach'] and not seen['finished teach']
 
 
 def program(*flags, max_kib='unlimited'):

@@ -394,7 +394,8 @@ def test_parts_stay_until_all_hosts_have_read_them(
       seen[at] = part.exists()
       return [value]
 
-  monkeypatch.setattr(teach, 'run', lambda context: jsonl.write(part, [{}]) or {})
+  fake = lambda context: jsonl.write(part, [{}]) or {}
+  monkeypatch.setattr(teach, 'run', fake)
   main.run(config, tmp_path / 'run', ['teach'], First())
   assert seen['ran teach'] and not seen['finished teach']
 

@@ -1,7 +1,8 @@
-"""Grouped-query attention: over one's own sequence, and beside a cache.
+"""Grouped-query attention: from a part of a row, and beside a cache.
 
 Scores and softmax are float32 whatever the inputs are.  Nothing of size T x T
 is built: queries go in blocks, and a block sees only the keys up to its end.
+Whole rows: flash.py.
 """
 
 import functools
@@ -15,42 +16,6 @@ _EXTENTS = 8  # Key lengths compiled for; more save work, less compile time.
 _KEYS = 256  # Keys of a cache at a time, in `beside`.
 
 
-def causal(
-    q: Float[Array, 'B T N H'],
-    k: Float[Array, 'B T K H'],
-    v: Float[Array, 'B T K H'],
-    segments: Int[Array, 'B T'] | None,
-) -> Float[Array, 'B T N H']:
-  """Attends to earlier positions of the same sequence.
-
-  Args:
-    q: Queries, rotated.
-    k: Keys, rotated.
-    v: Values.
-    segments: Which sequence of its row each token belongs to, for packed rows;
-      None if each row is one sequence (padding on the right is then harmless,
-      as nothing before it looks there).
-
-  Returns:
-    The attended values.  Rows of padding hold finite rubbish.
-  """
-  T = q.shape[1]
-  if T <= _BLOCK:
-    return _block(q, k, v, segments, segments, jnp.int32(0))
-  pad = -T % _BLOCK
-  if pad:
-    widths = ((0, 0), (0, pad))
-    q, k, v = (jnp.pad(x, widths + ((0, 0), (0, 0))) for x in (q, k, v))
-    segments = None if segments is None else jnp.pad(segments, widths)
-  num_blocks = (T + pad) // _BLOCK
-  extents = min(_EXTENTS, num_blocks)
-  edges = [round(i * num_blocks / extents) for i in range(extents + 1)]
-  outs = []
-  for begin, end in zip(edges, edges[1:], strict=False):
-    outs.append(_span(q, k, v, segments, begin, end))
-  return jnp.concatenate(outs, axis=1)[:, :T]
-
-
 def part(
     q: Float[Array, 'B T N H'],
     k: Float[Array, 'B S K H'],
@@ -59,7 +24,7 @@ def part(
     key_segments: Int[Array, 'B S'],
     first: Int[Array, ''],
 ) -> Float[Array, 'B T N H']:
-  """Attends from a part of a row to the whole of it, as `causal` does.
+  """Attends from a part of a row to the whole of it, as `flash.causal` does.
 
   The backward pass computes the scores again, so that it never holds those of
   more than one block.
@@ -100,28 +65,6 @@ def part(
   out = jax.lax.map(lambda i: one(i, *args), steps)
   out = jnp.moveaxis(out, 0, 1)
   return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :T]
-
-
-def _span(q, k, v, segments, begin: int, end: int):
-  """Attends from query blocks begin..end to the keys up to the last of them."""
-  stop = end * _BLOCK
-  keys, values = k[:, :stop], v[:, :stop]
-  key_segments = None if segments is None else segments[:, :stop]
-
-  # Or the backward pass would hold all scores, T x T / 2.
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def one(i):
-    cut = lambda x: jax.lax.dynamic_slice_in_dim(x, i * _BLOCK, _BLOCK, 1)
-    query_segments = None if segments is None else cut(segments)
-    return _block(
-        cut(q), keys, values, query_segments, key_segments, i * _BLOCK
-    )
-
-  if end - begin == 1:
-    return one(jnp.int32(begin))
-  out = jax.lax.map(one, jnp.arange(begin, end, dtype=jnp.int32))
-  out = jnp.moveaxis(out, 0, 1)
-  return out.reshape(q.shape[0], -1, *q.shape[2:])
 
 
 def _block(q, k, v, query_segments, key_segments, first):

@@ -2,7 +2,7 @@
 
 | need   | xla                | pallas (TPU)      | cudnn (NVIDIA)          |
 |--------|--------------------|-------------------|-------------------------|
-| causal | `attention.causal` | splash            | flash; packed rows: xla |
+| causal | `flash.causal`     | splash            | its own; if packed: xla |
 | beside | `attention.beside` | `kernels_cache`   | flash with a mask       |
 | decode | `sampling.attend`  | `kernels_cache`   | xla                     |
 
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from palign_jax.core import errors
 from palign_jax.models import (
     attention,
+    flash,
     kernels_cache,
     kernels_cudnn,
     kernels_splash,
@@ -111,7 +112,7 @@ def causal(
     v: Float[Array, 'B T K H'],
     segments: Int[Array, 'B T'] | None,
 ) -> Float[Array, 'B T N H']:
-  """Attends to one's own sequence; see `attention.causal`.
+  """Attends to one's own sequence; see `flash.causal`.
 
   Packed rows never reach cuDNN, whose form in JAX would mix their sequences.
 
@@ -133,12 +134,12 @@ def causal(
     cudnn = 'it cannot keep the sequences of packed rows apart'
   name = backend.pick('causal', {'cudnn': cudnn, 'pallas': uneven})
   if name == 'xla' and uneven:  # All devices compute all, or XLA finds a way.
-    return remat.named(attention.causal(q, k, v, segments))
+    return flash.causal(q, k, v, segments)
   args, specs = (q, k, v), (_OWN,) * 3
   if segments is not None:
     args, specs = (*args, segments), (*specs, _ROWS)
   kernel = {
-      'xla': lambda *args: remat.named(attention.causal(*args)),
+      'xla': flash.causal,
       'cudnn': lambda q, k, v, _: remat.named(kernels_cudnn.causal(q, k, v)),
       'pallas': functools.partial(
           kernels_splash.causal, interpret=backend.interpret

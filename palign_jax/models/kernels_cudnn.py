@@ -25,7 +25,7 @@ def causal(
     k: Float[Array, 'B T K H'],
     v: Float[Array, 'B T K H'],
 ) -> Float[Array, 'B T N H']:
-  """Returns what `attention.causal` returns without segments."""
+  """Returns what `flash.causal` returns without segments."""
   return jax.nn.dot_product_attention(
       q, k, v, is_causal=True, implementation='cudnn'
   )

@@ -30,13 +30,13 @@ def causal(
     *,
     interpret: bool,
 ) -> Float[Array, 'B T N H']:
-  """Returns what `attention.causal` returns, on one device.
+  """Returns what `flash.causal` returns, on one device.
 
   Args:
     q: Queries, rotated.
     k: Keys, rotated.
     v: Values.
-    segments: See `attention.causal`.
+    segments: See `flash.causal`.
     interpret: Run without a TPU, slowly.
   """
   T, N, H = q.shape[1:]

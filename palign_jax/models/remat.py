@@ -3,12 +3,12 @@
 none            keeps everything: fastest while it fits
 dots            keeps what projections give; attention, norms and activations
                 of the MLP are computed again
-save_attention  keeps what attention gives (and its log-sum-exp, on a TPU);
-                projections are computed again
+save_attention  keeps what attention gives, with its log-sum-exp; projections
+                are computed again
 full            keeps the stream between layers only: for the longest rows
 
 Per token and layer that is, in numbers kept beside the stream: all, 2 D + 2 K H
-+ N H + 2 F, N H, and nothing.
++ N H + 2 F, N H + N, and nothing.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palign_jax.models import attention, kernels
+from palign_jax.models import flash, kernels
 from palign_jax.parallel import mesh as mesh_lib
 
 B, T, N, K, H, M, S = 2, 700, 14, 2, 128, 3, 1024
@@ -50,7 +50,7 @@ def main():
   segments = np.arange(rows * T).reshape(rows, T) // 99 % 5
   for ids in (None, jnp.asarray(segments, jnp.int32)):
     mine = lambda q, k, v, ids=ids: kernels.causal(backend, q, k, v, ids)
-    plain = lambda q, k, v, ids=ids: attention.causal(q, k, v, ids)
+    plain = lambda q, k, v, ids=ids: flash.causal(q, k, v, ids)
     compare('causal', mine, plain, q, k, v)
     compare('gradient', gradient(mine), gradient(plain), q, k, v)
 

@@ -18,7 +18,7 @@ import pytest
 
 from palign_jax.core import errors
 from palign_jax.models import (
-    attention,
+    flash,
     kernels,
     kernels_cache,
     kernels_cudnn,
@@ -258,7 +258,7 @@ def test_packed_rows_never_reach_cudnn():
   qkv = (normal(1, 8, 2, 16).astype(jnp.bfloat16),) * 3
   segments = jnp.asarray([[0, 0, 0, 1, 1, 1, 1, 1]], jnp.int32)
   got = kernels.causal(backend, *qkv, segments)
-  np.testing.assert_array_equal(got, attention.causal(*qkv, segments))
+  np.testing.assert_array_equal(got, flash.causal(*qkv, segments))
 
 
 # What cannot run here is compiled, or at least lowered.

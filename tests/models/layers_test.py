@@ -11,7 +11,7 @@ from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
 from palign_jax.checkpoints import hf_config, hf_names
-from palign_jax.models import attention, decoder, layers, rope
+from palign_jax.models import decoder, flash, layers, rope
 
 NORMS = {1e-6: 'Qwen2RMSNorm', 0.3: 'Qwen3RMSNorm', 1e-2: 'LlamaRMSNorm'}
 MODULES = (modeling_qwen2, modeling_qwen3, modeling_llama)
@@ -117,7 +117,7 @@ def run(block, config, x, positions):
         positions, config.head_dim, config.rope_theta, config.rope_scaling
     )
     turn = lambda y: rope.rotate(y, cos, sin)
-    attended = lambda q, k, v: (attention.causal(q, k, v, None),) * 2
+    attended = lambda q, k, v: (flash.causal(q, k, v, None),) * 2
     out, seen = block(x, turn, attended, 0.0)
     return out, block.o(seen, 0.0)
 

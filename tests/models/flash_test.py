@@ -1,4 +1,4 @@
-"""Attention in blocks is plain attention, and a cache changes nothing."""
+"""Attention in blocks is plain attention, and so is its gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from palign_jax.models import attention
+from palign_jax.models import attention, flash
 
 
 def qkv(T, N, K, H=8, B=2):
@@ -23,7 +23,7 @@ def test_torch(N, K):
   want = torch.nn.functional.scaled_dot_product_attention(
       turn(q), turn(k), turn(v), is_causal=True, enable_gqa=True
   )
-  got = attention.causal(q, k, v, None)
+  got = flash.causal(q, k, v, None)
   np.testing.assert_allclose(got, want.transpose(1, 2), rtol=0, atol=1e-5)
 
 
@@ -36,22 +36,64 @@ def plain(q, k, v, segments):
   return attention.masked(q, k, v, mask)
 
 
-# Two blocks, the last one short; more blocks than key lengths compiled.
-@pytest.mark.parametrize(
-    'T, packed', [(65, False), (150, True), (700, False), (700, True)]
-)
+# A part of a block; two, the last one short; more than key lengths compiled.
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('T', [41, 150, 1200])
 def test_blocks(T, packed):
-  q, k, v = qkv(T, 2, 1)
+  q, k, v = qkv(T, 6, 2)
   segments = None
   if packed:
     segments = jnp.asarray(np.arange(2 * T).reshape(2, T) // 29 % 7, jnp.int32)
-  got = jax.jit(attention.causal)(q, k, v, segments)
-  np.testing.assert_allclose(got, plain(q, k, v, segments), rtol=0, atol=1e-5)
+  weights = jnp.asarray(np.random.default_rng(0).normal(size=q.shape), q.dtype)
+
+  def run(attend):
+    def total(q, k, v):
+      out = attend(q, k, v, segments)
+      return jnp.sum(out * weights), out
+
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+  (got, out), (want, wanted) = run(flash.causal), run(plain)
+  np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5)
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_the_gradient_in_bfloat16(packed):
+  q, k, v = qkv(300, 4, 2)
+  segments = jnp.asarray(np.arange(600).reshape(2, 300) // 77, jnp.int32)
+  segments = segments if packed else None
+  total = lambda attend: lambda *qkv: jnp.sum(
+      attend(*qkv, segments).astype(jnp.float32) ** 2
+  )
+  grad = lambda attend: jax.jit(jax.grad(total(attend), argnums=(0, 1, 2)))
+  halves = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+  for a, b in zip(
+      grad(flash.causal)(*halves), grad(plain)(q, k, v), strict=True
+  ):
+    assert a.dtype == jnp.bfloat16
+    apart = np.abs(np.asarray(a, np.float32) - b)
+    assert apart.max() < 0.02 * np.abs(b).max()
+
+
+def test_no_scores_are_kept():
+  q, k, v = qkv(1024, 4, 2)
+  _, pull = jax.eval_shape(
+      lambda *qkv: jax.vjp(lambda *qkv: flash.causal(*qkv, None), *qkv),
+      q,
+      k,
+      v,
+  )
+  kept = sum(x.size for x in jax.tree.leaves(pull))
+  # Queries, keys, values, what comes out, and a number for each query.
+  want = 2 * q.size + k.size + v.size + q.size // q.shape[-1]
+  assert 0 <= kept - want < 9
 
 
 def test_later_tokens_are_not_seen():
   q, k, v = qkv(130, 2, 1)
-  causal = jax.jit(attention.causal)
+  causal = jax.jit(flash.causal)
   late = jnp.arange(130)[None, :, None, None] >= 77
   spoil = lambda x: jnp.where(late, jnp.float32(1e6), x)
   got = causal(q, spoil(k), spoil(v), None)
@@ -61,7 +103,7 @@ def test_later_tokens_are_not_seen():
 def test_segments_do_not_see_each_other():
   q, k, v = qkv(130, 2, 1)
   segments = jnp.asarray(np.repeat([[1, 2]] * 2, [77, 53], axis=1), jnp.int32)
-  causal = jax.jit(attention.causal)
+  causal = jax.jit(flash.causal)
   early = jnp.arange(130)[None, :, None, None] < 77
   spoil = lambda x: jnp.where(early, jnp.float32(1e6), x)
   got = causal(q, spoil(k), spoil(v), segments)
@@ -72,7 +114,7 @@ def test_segments_do_not_see_each_other():
 def test_padding_stays_finite():
   q, k, v = qkv(70, 2, 1)
   segments = jnp.zeros((2, 70), jnp.int32)
-  assert np.isfinite(attention.causal(q, k, v, segments)).all()
+  assert np.isfinite(flash.causal(q, k, v, segments)).all()
   nothing = jnp.zeros((1, 70, 70), bool)
   mean = np.asarray(v).mean(axis=1)[:, None].repeat(2, axis=2)
   got = attention.masked(q, k, v, nothing)

@@ -15,7 +15,7 @@ from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.training import loss
 from tests.training import tiny
 
-SIZES = (9, 14, 5, 20)
+FOUR = [tiny.example(i, size) for i, size in enumerate((9, 14, 5, 20))]
 
 
 @pytest.fixture(scope='module')
@@ -127,8 +127,7 @@ def test_in_bfloat16_the_head_adds_up_in_float32():
   assert np.abs(parts - whole).max() < 2e-4 * np.abs(whole).max()
 
 
-@pytest.mark.parametrize('chunk_size', [0, 5])
-def test_adapters_under_a_frozen_head_on_a_mesh(params, chunk_size):
+def test_adapters_under_a_frozen_head_on_a_mesh(params):
   adapters = jax.tree.map(lambda x: x + 0.1, tiny.adapters(4))
   batch = tiny.batch(*([tiny.example(i, 30)] for i in range(4)))
   mesh = mesh_lib.make({'fsdp': 2, 'tensor': 2, 'sequence': 2})
@@ -136,7 +135,7 @@ def test_adapters_under_a_frozen_head_on_a_mesh(params, chunk_size):
   total, pull = jax.vjp(lambda p: plain_adapted(joined(p), batch), adapters)
   config = dataclasses.replace(
       tiny.LOSS,
-      chunk_size=chunk_size,
+      chunk_size=5,
       attention=kernels.Backend('auto', mesh),
   )
   on = jax.device_put(dict(batch), jax.NamedSharding(mesh, mesh_lib.TOKENS))
@@ -152,16 +151,19 @@ def plain_adapted(params, batch):
   return loss.weighted_sum(params, tiny.MODEL, batch, tiny.LOSS)
 
 
+@pytest.fixture(scope='module')
+def alone(params):
+  return value_and_grad(params, tiny.batch(*([e] for e in FOUR)))
+
+
 @pytest.mark.parametrize(
     'name, sizes', [('xla', {}), ('pallas', {}), ('xla', {'sequence': 2})]
 )
-def test_packed_equals_unpacked(params, name, sizes):
+def test_packed_equals_unpacked(params, alone, name, sizes):
   mesh = mesh_lib.make(sizes, jax.devices()[:2]) if sizes else None
-  four = [tiny.example(i, size) for i, size in enumerate(SIZES)]
-  alone = value_and_grad(params, tiny.batch(*([e] for e in four)))
   packed = value_and_grad(
       params,
-      tiny.batch([four[3], four[0]], [four[1], four[2]], [], []),
+      tiny.batch([FOUR[3], FOUR[0]], [FOUR[1], FOUR[2]], [], []),
       attention=kernels.Backend(name, mesh),
   )
   close(packed, alone)
@@ -205,11 +207,15 @@ def products(jaxpr):
   return found
 
 
+@pytest.fixture(scope='module')
+def without(params):
+  return value_and_grad(params, tiny.batch([tiny.example(0, 30)]))
+
+
 @pytest.mark.parametrize('name', [n for n in remat.NAMES if n != 'none'])
-def test_remat_changes_nothing(params, name):
+def test_remat_changes_nothing(params, without, name):
   batch = tiny.batch([tiny.example(0, 30)])
-  plain = value_and_grad(params, batch)
-  close(value_and_grad(params, batch, remat=name), plain)
+  close(value_and_grad(params, batch, remat=name), without)
 
 
 def test_what_remat_keeps(params):
@@ -239,9 +245,9 @@ def test_unknown_remat(params):
 
 
 @pytest.mark.parametrize(
-    'sizes', [{'sequence': 4}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}], ids=str
+    'sizes, chunk_size',
+    [({'sequence': 4}, 24), ({'fsdp': 2, 'tensor': 2, 'sequence': 2}, 0)],
 )
-@pytest.mark.parametrize('chunk_size', [0, 24])
 def test_rows_that_are_split(params, sizes, chunk_size):
   # More than one block of queries in each part, and examples across parts.
   batch = tiny.batch(

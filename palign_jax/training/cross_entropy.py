@@ -165,6 +165,8 @@ def _local(chunks, wanted, mesh, head, x, goal, weights):
         lax.psum_scatter, scatter_dimension=int(tied), tiled=True
     )
     of_head = over(lax.psum, 'data', over(scatter, 'embed', of_head))
+    # Or what is added up, whole, waits until the layers' gradient is there.
+    of_head, of_x = lax.optimization_barrier((of_head, of_x))
   if of_x is not None:
     of_x = jnp.moveaxis(of_x, 0, 1).reshape(len(x), -1, x.shape[2])
     of_x = of_x[:, : x.shape[1]]

@@ -119,6 +119,7 @@ def _rows_specs(args, folder, source, tokenizer, rows: int):
       source, tokenizer, num_prompts=_REQUESTS // 4, num_samples=4
   )
   flags = [f'--shape={args.shape}', f'--rows={rows}', f'--dtype={args.dtype}']
+  flags.append(f'--few={rows}')  # All of them take minutes in small batches.
   return sampling.specs(folder, requests, sampling.parse(flags), (rows,))
 
 

@@ -61,14 +61,18 @@ def tables(rows: Sequence[rows_lib.Row]) -> list[str]:
   """Returns a title and a table in Markdown for each axis."""
   first = rows[0]
   versions = ', '.join(f'{k} {v}' for k, v in first['versions'].items())
+  commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))
   parts = [
       f'Shape {first["shape"]}, {first["dtype"]}, {first["device"]};'
-      f' {versions}; commit {first["commit"]}. A cell is seconds, then peak'
-      ' memory in GiB of a process of its own. Exponents are slopes of log'
-      ' seconds (and of memory) over all points, and over the last two.'
+      f' {versions}; commit {commits}. A cell is seconds, then peak'
+      ' memory in GiB of a process of its own. Exponents are slopes of the'
+      ' logarithm of either over that of the first column.'
       ' PyTorch reads judge prompts one by one here: to find its best batch at'
       ' every point would take longer than all the rest. Ours reads up to'
       ' 65,536 tokens together (`compute.judge_tokens`) unless told otherwise.'
+      ' Where a cell begins with ~, `generate` drew its first batch of the'
+      ' requests only: the seconds, in the figure too, are those of all of them'
+      ' at its rate, the memory is that of this batch.'
   ]
   for axis, title in _AXES.items():
     of_axis = [row for row in rows if row['axis'] == axis]
@@ -85,13 +89,12 @@ def _table(rows: Sequence[rows_lib.Row], title: str) -> str:
       [f'{at:,}', *(_cell(cells.get((at, key))) for key in lines)]
       for at in sorted({row['at'] for row in rows})
   ]
-  found = [_points(rows, key, 'seconds') for key in lines]
-  held = [_points(rows, key, 'peak_bytes') for key in lines]
-  body += [
-      ['exponent, all', *(_form(exponent(points)) for points in found)],
-      ['exponent, last two', *(_form(exponent(p[-2:])) for p in found)],
-      ['of memory, all', *(_form(exponent(points)) for points in held)],
-  ]
+  for field, name in (('seconds', 'seconds'), ('peak_bytes', 'memory')):
+    found = [_points(rows, key, field) for key in lines]
+    body += [
+        [f'exponent of {name}, all points', *map(_exponent, found)],
+        [f'exponent of {name}, last two', *(_exponent(p[-2:]) for p in found)],
+    ]
   rule = ['---:'] * len(head)
   return '\n'.join(f'| {" | ".join(row)} |' for row in [head, rule, *body])
 
@@ -103,15 +106,26 @@ def _key(row: rows_lib.Row) -> tuple[str, str]:
 def _cell(row: rows_lib.Row | None) -> str:
   if row is None:
     return 'left out'
-  return f'{row["seconds"]:.2f}, {row["peak_bytes"] / 2**30:.2f}'
+  about = '~' if 'all_tokens' in row else ''
+  seconds = _value(row, 'seconds')
+  return f'{about}{seconds:.2f}, {row["peak_bytes"] / 2**30:.2f}'
 
 
-def _form(value: float | None) -> str:
-  return '' if value is None else f'{value:.2f}'
+def _value(row: rows_lib.Row, field: str) -> float:
+  """Returns a field; seconds are those of all that was asked for."""
+  if field == 'seconds' and 'all_tokens' in row:
+    return row['seconds'] * row['all_tokens'] / row['tokens']
+  return row[field]
+
+
+def _exponent(points: Sequence[tuple[float, float]]) -> str:
+  value = exponent(points)
+  return 'one point' if value is None else f'{value:z.2f}'  # Without -0.00.
 
 
 def _points(rows, key, field: str) -> list[tuple[float, float]]:
-  return sorted((row['at'], row[field]) for row in rows if _key(row) == key)
+  of_line = [row for row in rows if _key(row) == key]
+  return sorted((row['at'], _value(row, field)) for row in of_line)
 
 
 def _figure(rows: Sequence[rows_lib.Row], path: pathlib.Path) -> None:

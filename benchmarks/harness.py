@@ -181,7 +181,13 @@ def _serve(pipe, target: str, options: dict[str, Any]) -> None:
 
 
 def forget_peak() -> None:
-  """Counts the peak of this process anew, from what it holds now."""
+  """Counts the peak of this process anew, from what it holds now.
+
+  On a GPU too if this is PyTorch's; JAX counts from its start on.
+  """
+  torch = sys.modules.get('torch')  # Not imported for this.
+  if torch and torch.cuda.is_initialized():
+    torch.cuda.reset_peak_memory_stats()
   with contextlib.suppress(OSError):  # Linux, where it may be forbidden.
     pathlib.Path('/proc/self/clear_refs').write_text('5')
 

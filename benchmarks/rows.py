@@ -101,7 +101,8 @@ def _text(value: float | None, form: str) -> str:
 
 def _title(row: Row) -> str:
   versions = ', '.join(f'{k} {v}' for k, v in row['versions'].items())
+  model = f', shape {row["shape"]}, {row["dtype"]}' if 'shape' in row else ''
   return (
-      f'{row["bench"]}, shape {row["shape"]}, {row["dtype"]}, {row["device"]},'
+      f'{row["bench"]}{model}, {row["device"]},'
       f' {versions}, commit {row["commit"]}'
   )

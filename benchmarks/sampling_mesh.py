@@ -1,6 +1,6 @@
 """How often a mesh draws another token than one device does, and how close.
 
-    JAX_PLATFORMS=cpu python -m benchmarks.sampling_mesh
+    JAX_PLATFORMS=cpu python -m benchmarks.sampling_mesh [--json=FILE]
 
 On 8 simulated devices, with random weights of a few million parameters.  A row
 may differ only where two candidates are within rounding of one another: the
@@ -8,13 +8,14 @@ gap at the first difference says how far apart they were, in nats of their
 score (log-probability and noise together), with what one device computes.
 """
 
+import argparse
 import json
 
-from absl import app
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import harness, rows as rows_lib
 from palign_jax.core import keys
 from palign_jax.models import config as config_lib, decoder
 from palign_jax.parallel import mesh as mesh_lib, rules
@@ -74,9 +75,19 @@ def gap(params, request, one, other) -> float:
   return abs(float(score[0] - score[1]))
 
 
-def main(argv: list[str]):
-  """Prints a JSON line per mesh."""
-  del argv
+def compare(params, mesh, requests, want) -> list[float]:
+  """Returns the gaps of the rows that a mesh draws differently."""
+  where = rules.tree_shardings(params, decoder.logical_axes(_CONFIG), mesh)
+  got = draw(jax.device_put(params, where), mesh, requests)
+  return [
+      gap(params, r, want[r.id], got[r.id])
+      for r in requests
+      if want[r.id] != got[r.id]
+  ]
+
+
+def run() -> list[rows_lib.Row]:
+  """Draws on one device and on each mesh; returns a row per mesh."""
   rng = np.random.default_rng(0)
   params = decoder.init(_CONFIG, jax.random.key(0), jnp.float32)
   requests = [
@@ -89,27 +100,33 @@ def main(argv: list[str]):
       for i in range(2 * _ROWS)
   ]
   want = draw(params, None, requests)
+  machine, rows = harness.machine(), []
   for sizes in _MESHES:
-    mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, sizes, strict=False)))
-    axes = decoder.logical_axes(_CONFIG)
-    where = rules.tree_shardings(params, axes, mesh)
-    got = draw(jax.device_put(params, where), mesh, requests)
-    gaps = [
-        gap(params, r, want[r.id], got[r.id])
-        for r in requests
-        if want[r.id] != got[r.id]
-    ]
-    row = {
-        'bench': 'sampling_mesh',
-        'mesh': dict(zip(mesh_lib.AXES, sizes, strict=False)),
-        'rows': len(requests),
-        'tokens': _TOKENS,
-        'share_of_rows_that_differ': len(gaps) / len(requests),
-        'largest_gap_nats': max(gaps, default=None),
-    }
-    print(json.dumps(row), flush=True)
+    named = dict(zip(mesh_lib.AXES, sizes, strict=False))
+    gaps = compare(params, mesh_lib.make(named), requests, want)
+    rows.append(
+        {
+            'bench': 'sampling_mesh',
+            'mesh': named,
+            'rows': len(requests),
+            'tokens': _TOKENS,
+            'share_of_rows_that_differ': len(gaps) / len(requests),
+            'largest_gap_nats': max(gaps, default=None),
+            **machine,
+        }
+    )
+    print(json.dumps(rows[-1]), flush=True)
+  return rows
+
+
+def main():
+  """Reads flags, draws, prints a JSON line per mesh."""
+  parser = argparse.ArgumentParser(usage=__doc__)
+  parser.add_argument('--json', help='Also writes the rows there.')
+  args = parser.parse_args()
+  jax.config.update('jax_num_cpu_devices', 8)
+  rows_lib.write(run(), args.json)
 
 
 if __name__ == '__main__':
-  jax.config.update('jax_num_cpu_devices', 8)
-  app.run(main)
+  main()

@@ -79,13 +79,15 @@ class Sampling:
       tokens, num = tokens + sum(lengths), num + len(batch)
       if 0 < self._few <= num:
         break
-    note = f'{num} of {len(self._requests)} requests'
-    return {
+    facts = {
         'tokens': tokens,
         'useful': round(tokens / steps, 4),
         'batch': self._batch,
-        **({'note': note} if num < len(self._requests) else {}),
     }
+    if num < len(self._requests):
+      facts['note'] = f'{num} of {len(self._requests)} requests'
+      facts['all_tokens'] = sum(r.length for r in self._requests)
+    return facts
 
   def peak_bytes(self) -> int | None:
     if self._device.type == 'cpu':

@@ -376,6 +376,7 @@ def grow(
     backend: kernels.Backend,
     dtype: DTypeLike,
     lora_scale: float = 0.0,
+    seen: Int[Array, ' B'] | None = None,
 ) -> Cache:
   """Reads the next T tokens of some of the trunks of a cache.
 
@@ -392,8 +393,10 @@ def grow(
       data and fsdp, heads over tensor.
     dtype: Of the computation.
     lora_scale: alpha / rank of the adapters.
+    seen: How many tokens of its trunk each attends to; None for `begins`.
   """
   B, T = tokens.shape
+  seen = begins if seen is None else seen
   positions = begins[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
   fork = lambda x: x[:, None]
 
@@ -401,7 +404,7 @@ def grow(
     # In this order the cache is changed in place; read first, it is copied.
     trunk = _store(backend.mesh, cache[i], k, v, rows, begins)
     out = kernels.beside(
-        backend, *map(fork, (q, k, v)), *trunk, rows, fork(begins)
+        backend, *map(fork, (q, k, v)), *trunk, rows, fork(seen)
     )
     return out[:, 0], trunk
 

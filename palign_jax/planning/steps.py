@@ -334,8 +334,7 @@ class _Sampling:
         self._params,
         cache,
         _ints(case, D, self._chunk()),
-        _ints(case, D),
-        _ints(case, D),
+        *(_ints(case, D) for _ in range(3)),
         **self._static(),
     )
 

@@ -108,13 +108,25 @@ def draw(
     steps: How many tokens each row has drawn before.
     sampling: How to draw.
     vocab_limit: Ids from here on are never drawn.
+
+  Returns:
+    Tokens; -1 in a row that has a NaN or an infinite best.
   """
   x = adjust(logits, seen, sampling, vocab_limit)
+  top = jnp.max(x, axis=1, keepdims=True)  # NaN if there is one.
+  tokens = _tokens(x, top, keys, steps, sampling, vocab_limit)
+  return jnp.where(jnp.isfinite(top[:, 0]), tokens, jnp.int32(-1))
+
+
+def _tokens(
+    x, top, keys, steps, sampling, vocab_limit: int
+) -> Int[Array, ' B']:
+  """Returns what is drawn of adjusted logits [B V] with maxima [B 1]."""
   if sampling.temperature == 0:
     return _first(x)
   if 0 < sampling.top_k < vocab_limit:
     return _from_window(x, keys, steps, sampling)
-  p = jnp.exp(x - jnp.max(x, axis=1, keepdims=True))
+  p = jnp.exp(x - top)
   ids = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
   race = p / noise.exponential(keys, steps, ids)
   if sampling.top_p == 1:

@@ -100,6 +100,9 @@ class Row:
 
     Returns:
       How many of them were asked for, a stop token among them.
+
+    Raises:
+      DataError: If one of them could not be drawn.
     """
     tokens = tokens[: self.left]
     used = len(tokens)
@@ -107,6 +110,7 @@ class Row:
     if ends.size:
       used = int(ends[0]) + 1
       tokens, self.finish_reason = tokens[: ends[0]], 'stop'
+    self._check(tokens)
     if self._detector:
       looped = self._detector.push(tokens)
       if looped is not None:
@@ -120,6 +124,17 @@ class Row:
     if not self.left and not self.finish_reason:
       self.finish_reason = 'length'
     return used
+
+  def _check(self, tokens: np.ndarray) -> None:
+    """Raises if a token is -1: its logits were not finite."""
+    if np.any(tokens < 0):
+      number = len(self.tokens) + int(np.argmax(tokens < 0)) + 1
+      raise errors.DataError(
+          f'request {self.request.id}: the logits of token {number} of its'
+          ' answer are not finite; take another dtype for the model'
+          ' (config.student.dtype, config.teacher.dtype: bfloat16, float32),'
+          ' or look whether its weights are whole.'
+      )
 
   def text(self) -> str:
     """Returns what is certain to be in the completion's text."""

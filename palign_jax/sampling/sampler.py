@@ -12,6 +12,7 @@ than 512: `buckets.num_rows`).  Elsewhere another number is another rounding.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import functools
 
 from absl import logging
@@ -23,7 +24,7 @@ import numpy as np
 
 from palign_jax.core import errors
 from palign_jax.models import config as config_lib, decoder, kernels
-from palign_jax.parallel import mesh as mesh_lib
+from palign_jax.parallel import memory, mesh as mesh_lib
 from palign_jax.sampling import (
     attend,
     buckets,
@@ -148,7 +149,9 @@ class Sampler:
     """Yields one completion per request, in the order they finish.
 
     Raises:
-      ConfigError: If a request is empty or too long; nothing is sampled then.
+      ConfigError: If a request is empty or too long (nothing is sampled then),
+        or there is no memory left.
+      DataError: If logits are not finite.
     """
     requests = list(requests)
     for request in requests:
@@ -215,10 +218,26 @@ class Sampler:
       self, requests: Sequence[Request], num_steps: int
   ) -> Iterator[rows_lib.Row]:
     """Yields a row whenever it has drawn, up to `num_steps` at a time."""
-    journey = _Journey(self, requests)
-    while journey.slots.queued or journey.slots.num_live:
-      journey.fill()
-      yield from journey.decode(num_steps)
+    with self._in_memory():
+      journey = _Journey(self, requests)
+      while journey.slots.queued or journey.slots.num_live:
+        journey.fill()
+        yield from journey.decode(num_steps)
+
+  @contextlib.contextmanager
+  def _in_memory(self) -> Iterator[None]:
+    """Turns XLA's complaint about memory into one line."""
+    try:
+      yield
+    except jax.errors.JaxRuntimeError as e:
+      if not memory.is_exhausted(e):
+        raise
+      raise errors.ConfigError(
+          f'config.compute.num_rows: no memory to sample {self._sizes[0]} rows'
+          f' together ({str(e).splitlines()[0]}); lower it,'
+          ' config.compute.prefill_tokens or max_tokens of what is drawn, or'
+          ' split the model over more devices with config.mesh.tensor.'
+      ) from e
 
 
 class _Journey:
@@ -299,16 +318,17 @@ class _Journey:
     now = [r if r and size(r) == C else None for r in slots.reading]
     self._reach(max(r.num_read for r in now if r) + C + 1)
     tokens = np.zeros((len(now), C), np.int32)
-    rows, begins = np.zeros((2, len(now)), np.int32)
+    rows, begins, seen = np.zeros((3, len(now)), np.int32)
     begins += self._capacity - C
     for i, r in enumerate(now):
       if r:
         new = r.row.request.tokens[r.num_read : min(r.num_read + C, r.length)]
         tokens[i, : len(new)] = new
-        rows[i], begins[i] = r.slot % slots.per_shard, r.num_read
+        rows[i] = r.slot % slots.per_shard
+        begins[i] = seen[i] = r.num_read
     self._note('read', C)
     self._cache = s._read(
-        s._params, self._cache, *map(self._put, (tokens, rows, begins))
+        s._params, self._cache, *map(self._put, (tokens, rows, begins, seen))
     )
     for shard, r in enumerate(now):
       if r and (slot := slots.has_read(shard, C)) is not None:

@@ -64,6 +64,7 @@ def read(
     tokens: Int[Array, 'D C'],
     rows: Int[Array, ' D'],
     begins: Int[Array, ' D'],
+    seen: Int[Array, ' D'],
     *,
     config: config_lib.ModelConfig,
     backend: kernels.Backend,
@@ -77,7 +78,9 @@ def read(
     cache: Donated: do not use it again.
     tokens: Of the prompts.
     rows: Which rows of the devices' own they are.
-    begins: How many tokens each has there already.
+    begins: Where in its row each begins.
+    seen: How many tokens it has there already; 0 where there is nothing to
+      read, which then goes where `begins` says, for nobody.
     config: The model.
     backend: Who computes attention, and on which devices.
     dtype: Of the computation.
@@ -93,6 +96,7 @@ def read(
       backend=backend,
       dtype=dtype,
       lora_scale=lora_scale,
+      seen=seen,
   )
 
 
@@ -215,8 +219,9 @@ def decode(
     lora_scale: alpha / rank of the adapters.
 
   Returns:
-    Cache and seen, the t = STEPS tokens of each row (what follows its budget
-    or its stop token is rubbish), and the number of steps taken.
+    Cache and seen, the t = STEPS tokens of each row (-1 if the logits were not
+    finite; what follows its budget or its stop token is rubbish), and the
+    number of steps taken.
   """
   params = weights.unpack(params, config, backend.platform)
   num_live = jnp.sum(budgets > 0)

@@ -46,7 +46,13 @@ def test_the_page_has_a_table_and_a_figure(tmp_path):
     growth_page.write(_rows(), tmp_path, 'g')
   text = page.read_text()
   assert text.count('(results/g.svg)') == 1
-  assert '| exponent, all | 1.00 | 2.00 |' in text
+  for line in (
+      '| exponent of seconds, all points | 1.00 | 2.00 |',
+      '| exponent of seconds, last two | 1.00 | 2.00 |',
+      '| exponent of memory, all points | 1.00 | 1.00 |',
+      '| exponent of memory, last two | 1.00 | 1.00 |',
+  ):
+    assert line in text
   assert '| 4,096 | 0.00, 4.00 | left out |' in text
   assert text.startswith(_README.read_text().partition('<!--')[0])
   assert '<svg' in (tmp_path / 'results' / 'g.svg').read_text()
@@ -85,3 +91,42 @@ def test_points_stop_where_they_are_told():
       for case in ('curve', 'binary')
       for system in ('ours', 'torch_strong')
   ]
+
+
+def test_of_one_point_there_is_no_exponent():
+  rows = [row for row in _rows() if row['at'] == 1024 or row['at'] == 4096]
+  table = growth_page.tables(rows)[-1]  # PyTorch has the first point only.
+  assert '| exponent of seconds, all points | 1.00 | one point |' in table
+  assert '| exponent of memory, last two | 1.00 | one point |' in table
+
+
+def test_seconds_of_a_part_are_told_as_those_of_all():
+  """`generate` draws one batch: its rate counts, at every number of rows."""
+  change = {'axis': 'rows', 'case': 'mixed'}
+  rows = [row | change for row in _rows()]
+  for row in rows:
+    row['at'] //= 128
+    if row['system'] == 'torch_strong':
+      part = row['at'] / 64
+      row |= {'seconds': 100 * part, 'tokens': 6400 * part, 'all_tokens': 6400}
+  about, _, table = growth_page.tables(rows)
+  assert 'Where a cell begins with ~' in about
+  assert '| 8 | 0.00, 1.00 | ~100.00, 1.00 |' in table
+  assert '| 16 | 0.00, 2.00 | ~100.00, 2.00 |' in table
+  assert '| exponent of seconds, all points | 1.00 | 0.00 |' in table
+
+
+def test_commits_are_those_of_all_rows():
+  rows = _rows()
+  rows[-1]['commit'] = 'later'
+  assert '; commit c, later. ' in growth_page.tables(rows)[0]
+
+
+def test_generate_gets_one_batch_of_its_rows():
+  flags = ['--shape=tiny', '--axes', 'rows', '--most=16']
+  for at, specs in growth.points(growth.parse(flags), 'rows', 'folder'):
+    ours, generate = (spec.options for spec in specs)
+    assert ours['num_rows'] == generate['few'] == at
+    assert generate['batches'] == (at,)
+    assert len(generate['requests']) == len(ours['requests']) == 64
+  assert at == 16

@@ -1,6 +1,8 @@
 """Systems in processes of their own."""
 
 import os
+import sys
+import types
 
 import pytest
 
@@ -50,3 +52,17 @@ def test_peak_of_this_process():
   held = bytearray(64 << 20)
   held[::4096] = b'x' * len(held[::4096])
   assert harness.process_peak() >= before > 0
+
+
+@pytest.mark.parametrize('used', [True, False])
+def test_the_peak_on_a_gpu_is_forgotten_too(monkeypatch, used):
+  """That of the search for the best batch, which is no part of the work."""
+  calls = []
+  cuda = types.SimpleNamespace(
+      is_initialized=lambda: used,
+      reset_peak_memory_stats=lambda: calls.append('reset'),
+  )
+  fake = types.SimpleNamespace(cuda=cuda)
+  monkeypatch.setitem(sys.modules, 'torch', fake)
+  harness.forget_peak()
+  assert calls == ['reset'] * used

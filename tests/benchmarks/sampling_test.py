@@ -56,3 +56,8 @@ def test_both_systems_draw_what_was_asked_for(tokenizer, tmp_path):
   assert found['tokens'] == sum(lengths)
   # Two batches of two rows, as long as the longer one.
   assert found['useful'] == round(sum(lengths) / (2 * 9 + 2 * 4), 4)
+  assert not {'note', 'all_tokens'} & found.keys()
+  few = torch_sampling.Sampling(**torchs.options | {'few': 1}).run()
+  assert few['tokens'] == 3 + 9 and few['useful'] == round(12 / 18, 4)
+  assert few['all_tokens'] == sum(lengths)
+  assert few['note'] == '2 of 4 requests'

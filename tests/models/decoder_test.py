@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palign_jax.models import decoder
+from palign_jax.models import decoder, kernels
 from palign_jax.parallel import rules
 from tests.models import tiny
 from tests.models.tiny import CONFIG
@@ -97,6 +97,33 @@ def test_packed_sequences_are_as_alone(params):
     want = logits(params, CONFIG, alone)[:, :length]
     np.testing.assert_allclose(got[:, span], want, rtol=0, atol=1e-4)
     begin += length
+
+
+def test_a_trunk_that_is_not_seen_is_not_read(params):
+  """New tokens may go far beyond what they attend to."""
+  row, at = jnp.zeros(1, jnp.int32), jnp.array([16], jnp.int32)
+
+  def values(content, **how):
+    cache = decoder.new_cache(CONFIG, 1, 32, jnp.float32)
+    grown = decoder.grow(
+        decoder.unstack(params),
+        CONFIG,
+        tiny.tokens(1, 8),
+        row,
+        at,
+        jax.tree.map(lambda x: x + jnp.float32(content), cache),
+        backend=kernels.XLA,
+        dtype=jnp.float32,
+        **how,
+    )
+    return np.stack([v[0, :, 16:24] for _, v in grown])
+
+  want = values(0.0, seen=jnp.array([0], jnp.int32))
+  np.testing.assert_array_equal(values(np.nan, seen=row), want)
+  assert np.isfinite(want).all() and np.isnan(values(np.nan)).any()
+  seen = values(0.5, seen=at)
+  np.testing.assert_array_equal(values(0.5), seen)  # As if nothing is said.
+  assert np.abs(seen - want)[1:].max() > 1e-3
 
 
 def test_recomputing_layers_changes_nothing(params):

@@ -203,6 +203,20 @@ def test_a_draw_depends_on_its_row_alone():
   assert alone == together
 
 
+@pytest.mark.parametrize('c', [(0.0,), (), (1.0, 0.9), (1.0, 0.9, 5)])
+def test_nothing_is_drawn_of_logits_that_are_not_finite(c):
+  x, seen = rows()
+  key = jnp.asarray(np.stack([keys.fold(1, i) for i in range(8)]))
+  go = lambda x: draw(x, seen, key, jnp.arange(8), config(*c)).tolist()
+  want = go(x)
+  x[6, LIMIT:] = np.nan  # Padding may be anything.
+  assert go(x) == want and min(want) >= 0
+  x[1, 3], x[2, 0], x[4, 7], x[5] = np.nan, -np.nan, np.inf, -np.inf
+  for row in (1, 2, 4, 5):
+    want[row] = -1
+  assert go(x) == want
+
+
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_padding_is_never_drawn(temperature):
   x, seen = rows()

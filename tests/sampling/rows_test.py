@@ -45,6 +45,22 @@ def test_counts_what_was_asked_for():
   assert row.take(np.array([1] * 9)) == 6
 
 
+def test_a_token_that_could_not_be_drawn():
+  request = rows_lib.Request('r', (1,), np.zeros(2, np.uint32), 6)
+  make = lambda: rows_lib.Row(request, rows_lib.Ends(frozenset([7])))
+  row = make()
+  row.take(np.array([1, 2]))
+  with pytest.raises(
+      errors.DataError,
+      match='^request r: the logits of token 4 .*config.student.dtype, .* its'
+      ' weights are whole.$',
+  ):
+    row.take(np.array([3, -1, 7]))
+  # Nobody asked for what is after the end.
+  assert make().take(np.array([3, 7, -1])) == 2
+  assert make().take(np.array([1] * 6 + [-1])) == 6
+
+
 PIECES = [b'a', b'b', b'END', b'E', b'N', b'D', b'\xc3', b'\xa9', b'xEN']
 
 

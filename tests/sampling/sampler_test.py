@@ -370,6 +370,53 @@ def test_requests_that_cannot_be(params):
     run(sampler, [request(0, 3, 0)])
 
 
+def spoilt(params, *ids):
+  """Returns weights with which nobody can read these tokens."""
+  table = params['embed']['table'].at[jnp.array(ids)].set(jnp.nan)
+  return params | {'embed': {'table': table}}
+
+
+def test_logits_that_are_not_finite(params):
+  fine = sampler_lib.Request('fine', (1, 2, 3), keys.fold(3), 1)
+  bad = sampler_lib.Request('bad', (1, 5, 3), keys.fold(3), 4)
+  sampler = make(spoilt(params, 5))
+  assert run(sampler, [fine]).keys() == {'fine'}
+  with pytest.raises(
+      errors.DataError, match='^request bad: the logits of token 1 .* finite'
+  ):
+    run(sampler, [fine, bad])
+
+
+def test_who_has_ended_may_draw_what_is_not_finite(params):
+  readable = lambda tokens: tuple(t + (t in (7, 9)) for t in tokens)
+  some = [
+      dataclasses.replace(r, tokens=readable(r.tokens)) for r in REQUESTS[2:6]
+  ]
+  want = run(make(params), some)
+  assert {'stop'} <= {c.finish_reason for c in want.values()}
+  assert run(make(spoilt(params, 7, 9)), some) == want
+
+
+@pytest.mark.parametrize('name', ['new_cache', 'read', 'decode'])
+def test_no_memory_left(params, monkeypatch, name):
+  def fails_with(text):
+    def fail(*args, **static):
+      raise jax.errors.JaxRuntimeError(text)
+
+    monkeypatch.setattr(steps, name, fail)
+    return make(params)
+
+  sampler = fails_with('RESOURCE_EXHAUSTED: Out of memory.\nAnd more.')
+  with pytest.raises(
+      errors.ConfigError,
+      match=r'^config.compute.num_rows: .* 4 rows .*\(RESOURCE_EXHAUSTED: Out'
+      r' of memory.\); lower it, config.compute.prefill_tokens or [^\n]*$',
+  ):
+    run(sampler, REQUESTS[:2])
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL: else'):
+    run(fails_with('INTERNAL: else'), REQUESTS[:2])
+
+
 def test_heads_that_do_not_split(params):
   mesh = mesh_lib.make({'data': 1, 'fsdp': 2, 'tensor': 4})
   with pytest.raises(

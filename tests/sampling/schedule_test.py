@@ -3,11 +3,14 @@
 The devices are left out: what a call would do is counted.
 """
 
+import math
+
 from absl import logging
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.sampling import buckets, sampler as sampler_lib, steps, weights
 from tests import fakes
 
@@ -45,11 +48,11 @@ def fixture_calls(monkeypatch):
   return calls
 
 
-def sampler(num_rows):
+def sampler(num_rows, mesh=None):
   return sampler_lib.Sampler(
       {},
       CONFIG,
-      mesh=None,
+      mesh=mesh,
       dtype=jnp.float32,
       num_rows=num_rows,
       stop_ids=[],
@@ -101,6 +104,58 @@ def test_decoding_rows_do_not_wait_for_long_prompts(calls):
   assert 512 <= longest < 1024 + 512
 
 
+def test_devices_with_nothing_to_read_see_nothing(calls, monkeypatch):
+  reads = []
+
+  def read(params, cache, tokens, rows, begins, seen, **static):
+    reads.append([np.asarray(x) for x in (tokens, begins, seen)])
+    return cache
+
+  monkeypatch.setattr(steps, 'read', read)
+  requests = [request('a/0', 3000, 16), request('b/0', 1000, 16)]
+  list(sampler(8, mesh_lib.make({'data': 8})).run(requests))
+  counts = set()
+  for tokens, begins, seen in reads:
+    idle = ~tokens.any(axis=1)
+    counts.add(int(idle.sum()))
+    assert not seen[idle].any()
+    assert (begins[idle] > 3000).all()  # Where nobody's tokens are.
+    assert (seen[~idle] == begins[~idle]).all()
+  assert counts == {6, 7}
+
+
+@pytest.mark.parametrize(
+    'prompts, answers, num_samples, unused',
+    [
+        ((20, 165), (16, 513), 1, 0),
+        ((1, 6000), (1, 600), 1, 0),
+        ((1, 20_000), (8000, 8001), 1, 0),
+        ((50, 51), (7000, 8001), 1, 3),
+        ((20, 165), (16, 513), 4, 0),
+    ],
+)
+def test_a_run_compiles_what_its_way_needs(
+    calls, prompts, answers, num_samples, unused
+):
+  """A cache's way is to more room, at least twice as much, or fewer rows."""
+  rng, s = np.random.default_rng(5), sampler(32)
+  requests = [
+      request(f'{chr(200 + i)}/{j}', length, int(rng.integers(*answers)))
+      for i, length in enumerate(rng.integers(*prompts, 100).tolist())
+      for j in range(num_samples)
+  ]
+  assert len(list(s.run(requests))) == len(requests)
+  sizes, rooms = ({p[i] for p in s.programs} for i in (1, 2))
+  chunks = {p[3] for p in s.programs if p[0] == 'read'}
+  copies = int(num_samples > 1)
+  R, Z = 1 + math.ceil(math.log2(max(rooms) / min(rooms))), len(sizes)
+  # A program to decode at each place of the way and one to move on; rows are
+  # read and copied before they get fewer.
+  most = (R + Z - 1) + (R + Z - 2) + R * (len(chunks) + copies)
+  assert most - unused <= len(s.programs) <= most
+  assert len(rooms) <= R and Z <= 4 and chunks <= {*buckets.CHUNKS}
+
+
 def test_programs_are_those_of_the_table(calls, caplog):
   """Few, whatever is asked for; what is asked for again needs no other."""
   logging.set_verbosity(logging.INFO)
@@ -130,8 +185,6 @@ def test_programs_are_those_of_the_table(calls, caplog):
       assert (rest[0] == size) != (rest[1] == room)
     else:
       assert name in ('decode', 'copy') and not rest
-  each = 2 + len(buckets.CHUNKS) + len(sizes) + len(rooms)
-  assert len(s.programs) <= len(sizes) * len(rooms) * each
   num = len(s.programs)
   for batch in batches[:2]:
     list(s.run(batch))

@@ -16,7 +16,7 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from palign_jax.core import command
+from palign_jax.core import command, errors
 from palign_jax.planning import (
     cases,
     report,
@@ -45,7 +45,7 @@ def make(
   plain = config.to_dict()
   tries = search_lib.Search(plain, topology_lib.describe(topology))
   case = tries.case({})
-  names = [n for n in steps.names(case) if not only or n in only]
+  names = _chosen(only, steps.names(case))
   if set(names) != {'sft'}:
     cases.check_host(case)
   made = {name: tries.make({}, name) for name in names}
@@ -55,6 +55,16 @@ def make(
       changes, remade = found
       nearest = changes, tries.case(changes), remade
   return report.Plan(case, made, nearest, tuple(plain.get('benchmarks') or ()))
+
+
+def _chosen(only: Sequence[str], names: Sequence[str]) -> list[str]:
+  """Returns the steps to compile, in their order."""
+  if unknown := [name for name in only if name not in names]:
+    raise errors.ConfigError(
+        f'--steps={",".join(only)}: no step {", ".join(unknown)}; those of this'
+        f' run are {", ".join(names)}.'
+    )
+  return [name for name in names if not only or name in only]
 
 
 def _define_flags() -> None:
@@ -97,6 +107,8 @@ if __name__ == '__main__':
   _define_flags()
   # A TPU of this machine, if it has one, is left alone.
   jax.config.update('jax_platforms', 'cpu')
+  # What it returns was not dumped by XLA; see planning/measure.py.
+  jax.config.update('jax_enable_compilation_cache', False)
   jax.config.config_with_absl()
   flags.mark_flags_as_required(['config', 'topology'])
   app.run(main, flags_parser=command.parse)

@@ -172,6 +172,33 @@ def test_a_mesh_that_heads_do_not_split_over(tmp_path, monkeypatch):
     plan_lib.make(config, 'v5e:2x2')
 
 
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'sft.max_tokens': 4096}, 'the student has 2048 positions; lower it'),
+        ({'compute.attention': 'cudnn'}, 'would mix the examples of a packed'),
+        ({'sft.batch_size': 6}, 'batch_size is 6, no multiple of the 4 rows'),
+        (
+            {'sft.max_tokens': 255, 'mesh.sequence': 2},
+            'max_tokens is 255 and config.mesh.sequence 2',
+        ),
+    ],
+)
+def test_what_main_refuses_to_train(tmp_path, monkeypatch, changes, message):
+  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  config = small.config(tmp_path, **changes)
+  plan = plan_lib.make(config, 'v5e:2x2', only=['sft'], search=False)
+  assert not plan.fits
+  assert message in report.as_json(plan)['refused']['sft']
+
+
+def test_a_step_that_there_is_not(tmp_path, monkeypatch):
+  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  message = '--steps=sft,typo: no step typo; those of this run are judge, pre'
+  with pytest.raises(errors.ConfigError, match=message):
+    plan_lib.make(small.config(tmp_path), 'v5e:2x2', only=['sft', 'typo'])
+
+
 def test_the_programs_of_a_run_on_devices_of_this_machine(
     tmp_path, monkeypatch
 ):

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from palign_jax.models import config as config_lib
 from palign_jax.parallel import rules
 
-# Adapters have too few ranks to split; these axes of theirs split instead.
-_LORA_AXES = {'mlp': 'lora_mlp', 'head_dim': 'lora_head_dim'}
+# Of what lies beside a kernel and has no axis of its own to be split over fsdp.
+_SMALL_AXES = {'mlp': 'small_mlp', 'head_dim': 'small_head_dim'}
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> jax.Array:
@@ -87,23 +87,23 @@ class Projection(nnx.Module):
     """Args map the logical names of the axes to their sizes, in order."""
     into, out = tuple(inputs.values()), tuple(outputs.values())
     fan_in = math.prod(into)
+    small = lambda axes: tuple(_SMALL_AXES.get(a, a) for a in axes)
     self.num_inputs = len(into)
     self.kernel = nnx.Param(
         _normal(rngs, into + out, fan_in), axes=(*inputs, *outputs)
     )
     if quantized:  # The kernel is int8; see quantization.py.
       self.kernel_scale = nnx.Param(
-          jnp.ones(out, jnp.float32), axes=(*outputs,)
+          jnp.ones(out, jnp.float32), axes=small(outputs)
       )
     if bias:
       self.bias = nnx.Param(jnp.zeros(out, jnp.float32), axes=(*outputs,))
     if rank:
-      spread = lambda axes: tuple(_LORA_AXES.get(a, a) for a in axes)
       self.lora_a = nnx.Param(
-          _normal(rngs, (*into, rank), fan_in), axes=(*spread(inputs), 'rank')
+          _normal(rngs, (*into, rank), fan_in), axes=(*small(inputs), 'rank')
       )
       self.lora_b = nnx.Param(
-          jnp.zeros((rank, *out), jnp.float32), axes=('rank', *spread(outputs))
+          jnp.zeros((rank, *out), jnp.float32), axes=('rank', *small(outputs))
       )
 
   def __call__(self, x: Array, lora_scale: float, flat: bool = True) -> Array:

@@ -88,7 +88,8 @@ def over_slices(
 ) -> np.ndarray:
   """Returns the devices as a grid whose data axis goes over slices first.
 
-  Devices that know of no slices (hosts of GPUs) are parted by process.
+  Devices that know of no slices (hosts of GPUs) are parted by process; TPUs
+  know, and those of one slice are of one.
 
   Args:
     shape: Of the grid, along `AXES`.
@@ -99,7 +100,7 @@ def over_slices(
     ConfigError: If the devices lie in other numbers of slices, or data does
       not split over them.
   """
-  by_process = _slices(devices) == 1
+  by_process = _slices(devices) == 1 and devices[0].platform != 'tpu'
   found = len({d.process_index for d in devices})
   found = found if by_process else _slices(devices)
   if slices != found or shape[0] % slices:

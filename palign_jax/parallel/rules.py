@@ -26,9 +26,10 @@ RULES: Mapping[str, Split] = {
     'mlp': ('tensor',),
     'layers': (),
     'rank': (),
-    # Adapters beside an axis that is too short to be split; see _OPTIONAL.
-    'lora_head_dim': ('fsdp', 'sequence'),
-    'lora_mlp': ('tensor', 'fsdp', 'sequence'),
+    # Of arrays without an axis that is split over fsdp: adapters, whose ranks
+    # are too few, and the steps of int8 kernels; see _OPTIONAL.
+    'small_head_dim': ('fsdp', 'sequence'),
+    'small_mlp': ('tensor', 'fsdp', 'sequence'),
     # Activations.
     'act_batch': ('data', 'fsdp'),
     'act_time': ('sequence',),
@@ -38,8 +39,8 @@ RULES: Mapping[str, Split] = {
     'act_mlp': ('tensor',),
     'act_vocab': ('tensor',),
 }
-# Split as far as their sizes allow: adapters are small.
-_OPTIONAL = ('lora_head_dim', 'lora_mlp')
+# Split as far as their sizes allow: what they belong to is small.
+_OPTIONAL = ('small_head_dim', 'small_mlp')
 
 
 def spec(*axes: str | None) -> PartitionSpec:

@@ -6,13 +6,14 @@ prefill  a chunk of a prompt on each group of devices (`read` of
          sampling/steps)
 decode   one token of every row (`decode` of the same), and for memory a cache
          that is copied to its last, largest size
-sft      an optimiser step (training/step)
+sft      an optimiser step (training/step); its memory is that of loading or
+         export (planning/peaks.py) where these take more
 
 All but the last run on the mesh of one host, as each host does by itself.  The
 teacher's prefill and decode are called teach_prefill and teach_decode.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -26,9 +27,9 @@ from palign_jax.core import config as config_lib, errors
 from palign_jax.judging import trunk_scorer
 from palign_jax.models import decoder, kernels, lora, presets, quantization
 from palign_jax.parallel import local, memory, mesh as mesh_lib, rules
-from palign_jax.planning import cases, flops, measure, roofline
+from palign_jax.planning import cases, flops, measure, peaks, roofline
 from palign_jax.sampling import buckets, logits, steps as steps_lib
-from palign_jax.stages import settings as settings_lib
+from palign_jax.stages import settings as settings_lib, sft as sft_stage
 from palign_jax.training import loss, optim, step as step_lib
 
 STUDENT = ('judge', 'prefill', 'decode', 'sft')
@@ -366,37 +367,11 @@ class _Sampling:
 def _sft(case: cases.Case) -> Step:
   s, c, model = case.settings.sft, case.settings.compute, case.student.model
   mesh = case.train_mesh
+  sft_stage.check_sizes(case.settings, mesh, case.student.max_positions)
   num = step_lib.num_microbatches(s.batch_size, c.rows_per_device, mesh)
-  if s.max_tokens % mesh_lib.num_parts(mesh):
-    raise errors.ConfigError(
-        f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
-        f' {mesh_lib.num_parts(mesh)}; make the first a multiple of the second.'
-    )
   frozen, trained = _weights(case)
-  optim_config = config_lib.build(
-      optim.OptimConfig, dict(s.optim), at='config.sft.optim'
-  )
-  rate = optim.schedule(optim_config, 100)
-  optimizer = optim.make(optim_config, rate)
-  pure = step_lib.make(
-      model,
-      loss.LossConfig(
-          dtype=case.settings.student.dtype,
-          remat=s.remat,
-          chunk_size=c.loss_chunk,
-          lora_scale=s.alpha / s.rank,
-          attention=kernels.Backend(c.attention, mesh),
-      ),
-      optimizer,
-      rate,
-      optim_config.clip_norm,
-      jax.tree.map(lambda x: x.sharding, trained),
-  )
-  state = step_lib.abstract(trained, optimizer)
-  batch = step_lib.abstract_batch(num, s.batch_size // num, s.max_tokens, mesh)
-  lower = lambda: step_lib.jit(pure, state).lower(frozen, state, batch)
+  lower, moments = _optimiser_step(case, num, frozen, trained)
   weights = memory.per_device(frozen) + memory.per_device(trained)
-  moments = memory.per_device(state.opt_state)
   tokens = s.batch_size * s.max_tokens
   again = _AGAIN[s.remat]
   # Weights are read forward, backward and where layers are recomputed; what is
@@ -405,12 +380,21 @@ def _sft(case: cases.Case) -> Step:
   moved = passes * flops.weight_bytes(model) / mesh.shape['tensor']
   moved += 2 * (memory.per_device(trained) + moments)
   moved += flops.training_traffic(model, tokens, again) / mesh.size
+  held = {'weights': weights, 'optimizer': moments}
+  measured = measure.compiled(lower, dict(mesh.shape), weights + moments)
+  name, most = max(
+      peaks.of(case, frozen, trained).items(), key=lambda item: item[1]
+  )
+  if most > measured.need:
+    held = {'weights': most}
+    note = f'{name} take most; a step {measured.need / memory.GIB:.2f} GiB'
+    measured = dataclasses.replace(measured, need=most, note=note)
   return _step(
       case,
       'sft',
       mesh=mesh,
-      held={'weights': weights, 'optimizer': moments},
-      measured=measure.compiled(lower, dict(mesh.shape), weights + moments),
+      held=held,
+      measured=measured,
       work=flops.training(
           model,
           tokens=tokens,
@@ -422,6 +406,43 @@ def _sft(case: cases.Case) -> Step:
       tokens=tokens,
       rows=s.batch_size,
   )
+
+
+def _optimiser_step(
+    case: cases.Case, num: int, frozen: decoder.Params, trained: decoder.Params
+) -> tuple[Callable[[], jax.stages.Lowered], int]:
+  """Returns what makes the program, and the bytes of the moments on a device.
+
+  Args:
+    case: The run.
+    num: Microbatches of a step.
+    frozen: Shapes and places of frozen weights.
+    trained: And of those that are trained.
+  """
+  s, mesh = case.settings.sft, case.train_mesh
+  optim_config = config_lib.build(
+      optim.OptimConfig, dict(s.optim), at='config.sft.optim'
+  )
+  rate = optim.schedule(optim_config, 100)
+  optimizer = optim.make(optim_config, rate)
+  pure = step_lib.make(
+      case.student.model,
+      loss.LossConfig(
+          dtype=case.settings.student.dtype,
+          remat=s.remat,
+          chunk_size=case.settings.compute.loss_chunk,
+          lora_scale=s.alpha / s.rank,
+          attention=kernels.Backend(case.settings.compute.attention, mesh),
+      ),
+      optimizer,
+      rate,
+      optim_config.clip_norm,
+      jax.tree.map(lambda x: x.sharding, trained),
+  )
+  state = step_lib.abstract(trained, optimizer)
+  batch = step_lib.abstract_batch(num, s.batch_size // num, s.max_tokens, mesh)
+  lower = lambda: step_lib.jit(pure, state).lower(frozen, state, batch)
+  return lower, memory.per_device(state.opt_state)
 
 
 def _weights(case: cases.Case) -> tuple[decoder.Params, decoder.Params]:

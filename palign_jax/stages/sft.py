@@ -19,7 +19,11 @@ from palign_jax.core import config as config_lib, errors, keys, stopping
 from palign_jax.judging import scorer
 from palign_jax.models import decoder, kernels, lora, quantization
 from palign_jax.parallel import mesh as mesh_lib, rules
-from palign_jax.stages import assemble, context as context_lib
+from palign_jax.stages import (
+    assemble,
+    context as context_lib,
+    settings as settings_lib,
+)
 from palign_jax.text import prompts, sentences
 from palign_jax.training import (
     data,
@@ -41,28 +45,44 @@ _NUM_PLACES = 64  # Places in each.
 
 def check(context: context_lib.Context) -> None:
   """Raises if the stage cannot run with this config."""
-  s = context.settings.sft
   optim.make(_optim(context), optim.schedule(_optim(context), 1))
-  _weights(s)
   student = context.describe('student')
-  if s.max_tokens > student.model.max_positions:
+  check_sizes(context.settings, context.mesh, student.model.max_positions)
+  student.tokenizer.chat.turn_end  # noqa: B018  Raises without a template.
+
+
+def check_sizes(
+    settings: settings_lib.Settings, mesh: jax.sharding.Mesh, max_positions: int
+) -> None:
+  """Raises as `check` does, where no file is needed to tell.
+
+  Args:
+    settings: The config.
+    mesh: Of all devices.
+    max_positions: Of the student.
+
+  Raises:
+    ConfigError: If the stage cannot run with this config.
+  """
+  s, compute = settings.sft, settings.compute
+  _weights(s)
+  if s.max_tokens > max_positions:
     raise errors.ConfigError(
         f'config.sft.max_tokens is {s.max_tokens} and the student has'
-        f' {student.model.max_positions} positions; lower it.'
+        f' {max_positions} positions; lower it.'
     )
-  parts = mesh_lib.num_parts(context.mesh)
+  parts = mesh_lib.num_parts(mesh)
   if s.max_tokens % parts:
     raise errors.ConfigError(
         f'config.sft.max_tokens is {s.max_tokens} and config.mesh.sequence'
         f' {parts}; make the first a multiple of the second.'
     )
-  if context.settings.compute.attention == 'cudnn':
+  if compute.attention == 'cudnn':
     raise errors.ConfigError(
         "config.compute.attention is 'cudnn', which would mix the examples of a"
         " packed row; take 'auto' or 'xla' for sft."
     )
-  student.tokenizer.chat.turn_end  # noqa: B018  Raises without a template.
-  _num_microbatches(context)
+  step.num_microbatches(s.batch_size, compute.rows_per_device, mesh)
 
 
 def run(context: context_lib.Context) -> Mapping[str, Any]:

@@ -95,7 +95,7 @@ def test_merge_sums_in_float32(params, trained):
 def test_axes_name_every_axis(adapters):
   axes = lora.logical_axes(CONFIG, RANK)
   size = dict(layers=2, embed=16, heads=4, kv_heads=2, head_dim=6)
-  size.update(rank=RANK, lora_head_dim=6, lora_mlp=20)
+  size.update(rank=RANK, small_head_dim=6, small_mlp=20)
   got = jax.tree.map(
       lambda names: tuple(size[n] for n in names),
       axes,

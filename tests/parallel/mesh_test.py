@@ -87,6 +87,17 @@ def test_slices_are_counted(shape, slices, message):
     mesh_lib.over_slices(shape, slices, pod(2))
 
 
+@pytest.mark.parametrize('slices', [2, 4])  # As many as hosts, at last.
+def test_hosts_of_one_tpu_slice_are_no_slices(slices):
+  devices = [
+      dataclasses.replace(d, platform='tpu', slice_index=0)
+      for d in pod(1, each=8)
+  ]
+  message = f'dcn_data is {slices}, .* lie in 1 slices; set dcn_data to 1,'
+  with pytest.raises(errors.ConfigError, match=message):
+    mesh_lib.over_slices((4, 2, 1, 1), slices, devices)
+
+
 @pytest.mark.parametrize('platform', ['tpu', 'gpu'])  # A slice, a node each.
 def test_slices_of_a_pod_are_not_overlooked(platform):
   devices = [dataclasses.replace(d, platform=platform) for d in pod(2)]

@@ -20,11 +20,11 @@ def make(data, fsdp, tensor, sequence=1):
         (('embed', 'mlp'), (8, 6), P('fsdp', 'tensor')),
         (('mlp', 'embed'), (6, 8), P('tensor', 'fsdp')),
         (('vocab', 'embed'), (10, 4), P('tensor', 'fsdp')),
-        (('rank', 'lora_mlp'), (3, 8), P(None, ('tensor', 'fsdp'))),
-        (('rank', 'lora_mlp'), (3, 6), P(None, 'tensor')),  # As far as it goes.
-        (('rank', 'lora_mlp'), (3, 7), P()),
+        (('rank', 'small_mlp'), (3, 8), P(None, ('tensor', 'fsdp'))),
+        (('rank', 'small_mlp'), (3, 6), P(None, 'tensor')),  # As far as it goes.
+        (('rank', 'small_mlp'), (3, 7), P()),
         (
-            ('rank', 'heads', 'lora_head_dim'),
+            ('rank', 'heads', 'small_head_dim'),
             (3, 2, 4),
             P(None, 'tensor', 'fsdp'),
         ),

@@ -1,5 +1,8 @@
 """XLA's refusals are read for how much would be needed."""
 
+import types
+
+import jax
 import pytest
 
 from palign_jax.core import errors
@@ -42,3 +45,12 @@ def test_a_refusal_without_a_number_does_not_fit():
 def test_another_error_is_no_verdict():
   with pytest.raises(errors.PalignError, match='XLA cannot compile a step for'):
     measure.refused(RuntimeError('INTERNAL: Mosaic failed'), GIB)
+
+
+def test_a_program_that_xla_did_not_compile_now():
+  """As it comes out of JAX's cache: without a dump."""
+  lowered = jax.jit(lambda x: 2 * x).lower(jax.ShapeDtypeStruct((8,), 'f4'))
+  program = lowered.compile()
+  cached = types.SimpleNamespace(compile=lambda compiler_options: program)
+  got = measure.compiled(lambda: cached, {'fsdp': 1}, 32)
+  assert got == measure.of(program, {'fsdp': 1}) and got.need >= 64

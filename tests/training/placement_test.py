@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import pytest
 
 from palign_jax.judging import trunk_scorer
-from palign_jax.models import config as config_lib, decoder, kernels, lora
+from palign_jax.models import (
+    config as config_lib,
+    decoder,
+    kernels,
+    lora,
+    quantization,
+)
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.sampling import steps
 from palign_jax.training import loss, optim, step
@@ -68,6 +74,11 @@ def replicated(tree, mesh):
       yield name
 
 
+def int8(model, mesh):
+  small = quantization.abstract(decoder.abstract(model, jnp.bfloat16))
+  return abstract(small, decoder.logical_axes(model, quantized=True), mesh)
+
+
 def state(name, shapes, axes, mesh):
   config = dataclasses.replace(tiny.OPTIM, name=name)
   optimizer = optim.make(config, optim.schedule(config, 10))
@@ -82,6 +93,7 @@ def test_a_7b_state_is_split(sizes):
   adapters = jax.eval_shape(lambda: lora.init(MODEL, 16, jax.random.key(0)))
   trees = {
       'frozen': abstract(weights, axes, mesh),
+      'int8': int8(MODEL, mesh),
       'full': state('adamw', weights, axes, mesh),
       'muon': state('muon', weights, axes, mesh),
       'lora': state('adamw', adapters, lora.logical_axes(MODEL, 16), mesh),
@@ -155,13 +167,15 @@ SMALL = dataclasses.replace(
 ROWS, WIDTH = 6, 224
 
 
-@pytest.mark.parametrize('method', ['lora', 'full'])
+@pytest.mark.parametrize('method', ['lora', 'int8', 'full'])
 def test_activations_are_split(method):
   mesh = mesh_lib.make({'fsdp': 2, 'tensor': 2, 'sequence': 2})
   weights = decoder.abstract(SMALL, jnp.dtype('float32'))
   frozen = abstract(weights, decoder.logical_axes(SMALL), mesh)
   trained = frozen
-  if method == 'lora':
+  if method == 'int8':
+    frozen = int8(SMALL, mesh)
+  if method != 'full':
     adapters = jax.eval_shape(lambda: lora.init(SMALL, 5, jax.random.key(0)))
     trained = abstract(adapters, lora.logical_axes(SMALL, 5), mesh)
   optimizer = optim.make(tiny.OPTIM, optim.schedule(tiny.OPTIM, 10))
@@ -178,7 +192,7 @@ def test_activations_are_split(method):
   )
   state = step.abstract(trained, optimizer)
   program = step.jit(pure, state).lower(
-      frozen if method == 'lora' else {},
+      {} if method == 'full' else frozen,
       state,
       step.abstract_batch(1, ROWS, WIDTH, mesh),
   )

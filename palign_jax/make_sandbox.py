@@ -154,8 +154,9 @@ def train(config, run, folder: epath.Path, tokenizer, model: hf_import.Model):
   pure = step.make(
       model.config, loss_config, optimizer, rate, optim_config.clip_norm
   )
-  state = step.init(model.params, optimizer)
-  step_fn = step.compile(pure, step.StepConfig(1), {}, state, None)
+  like = step.abstract(model.params, optimizer)
+  begin = functools.partial(step.init, model.params, optimizer)
+  step_fn = step.compile(pure, step.StepConfig(1), {}, like, None)
   batches = data.PackedBatches(
       Lessons(config, run, tokenizer),
       config_lib.build(
@@ -167,7 +168,7 @@ def train(config, run, folder: epath.Path, tokenizer, model: hf_import.Model):
       store_lib.CheckpointStore(folder / 'checkpoints', keep=1) as store,
       metrics.MetricsWriter(folder) as writer,
   ):
-    state = loop.train(length, state, step_fn, batches, store, writer)
+    state = loop.train(length, like, begin, step_fn, batches, store, writer)
   return dataclasses.replace(model, params=state.params)
 
 

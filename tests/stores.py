@@ -25,6 +25,8 @@ class Crash(BaseException):
 class _Upload(io.BytesIO):
   """Becomes an object when it is closed."""
 
+  mode, name = 'wb', ''  # What else a file has, for the type checks.
+
   def __init__(self, store: 'Objects', path: str):
     super().__init__()
     self._store, self._path = store, path
@@ -43,6 +45,7 @@ class Objects(backend.Backend):
     self.objects: dict[str, bytes] = {}
     self._puts: dict[str, int] = {}
     self.num_puts, self.fail_at = 0, 0
+    self.num_drops, self.fail_at_drop = 0, 0
 
   def put(self, path: str, data: bytes) -> None:
     """Makes an object appear, or raises `Crash` at put `fail_at`."""
@@ -50,6 +53,13 @@ class Objects(backend.Backend):
     if self.num_puts == self.fail_at:
       raise Crash(path)
     self.objects[path], self._puts[path] = data, self.num_puts
+
+  def drop(self, path: str) -> None:
+    """Makes an object go, or raises `Crash` at number `fail_at_drop`."""
+    self.num_drops += 1
+    if self.num_drops == self.fail_at_drop:
+      raise Crash(path)
+    del self.objects[path]
 
   def open(self, path, mode):
     path = os.fspath(path)
@@ -105,12 +115,12 @@ class Objects(backend.Backend):
     if not below:
       raise FileNotFoundError(path)
     for name in below:
-      del self.objects[name]
+      self.drop(name)
 
   def remove(self, path):
     if os.fspath(path) not in self.objects:
       raise FileNotFoundError(path)
-    del self.objects[os.fspath(path)]
+    self.drop(os.fspath(path))
 
   def rename(self, path, dst):
     raise Refused(f'rename {path} to {dst}')

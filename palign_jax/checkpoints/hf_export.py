@@ -1,8 +1,9 @@
 """Writes folders that Hugging Face's libraries load, and so do we.
 
 Tensors go from the devices to the file one at a time.  On disk a folder
-appears whole under its name; elsewhere its config comes last, and a folder
-without one is no model.
+appears whole under its name; elsewhere its config comes last, and an object
+beside it, `<folder>.unfinished`, says from the first put to the last that what
+is there is ours and may be replaced.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -178,13 +179,15 @@ def _publish(
     tensors: list[hf_writer.Tensor],
 ) -> None:
   """Fills a folder in process 0; the others take part in what it fetches."""
+  _check_ours(folder)  # In all processes, or the others would wait.
   if jax.process_index() == 0:
+    put = _put if '://' in str(folder) else _replace
     try:
-      _replace(folder, fill)
+      put(folder, fill)
     except OSError as e:
       raise errors.CheckpointError(
-          f'{folder}: cannot be written ({e.strerror or e}); nothing in its'
-          ' place was changed.'
+          f'{folder}: cannot be written ({e.strerror or e}); mend this (is'
+          ' there room?) and run the same command again.'
       ) from e
   else:
     for tensor in tensors:
@@ -193,19 +196,38 @@ def _publish(
     multihost_utils.sync_global_devices(f'export {folder}')
 
 
-def _replace(folder: epath.Path, fill: Callable[[epath.Path], None]) -> None:
-  ours = any((folder / x).is_file() for x in _CONFIGS)
-  if folder.exists() and any(folder.iterdir()) and not ours:
+def _check_ours(folder: epath.Path) -> None:
+  """Raises if a folder holds anything but an export, finished or not.
+
+  However far process 0 is, all processes find the same: before a config goes
+  the mark is there.
+  """
+  signs = (*(folder / name for name in _CONFIGS), _unfinished(folder))
+  if not folder.exists() or any(path.is_file() for path in signs):
+    return
+  if any(folder.iterdir()):
     raise errors.CheckpointError(
         f'{folder}: is there and is no exported model; remove it, or export'
         ' elsewhere.'
     )
-  if '://' in str(folder):
-    if folder.exists():
-      folder.rmtree()
-    folder.mkdir(parents=True)
-    fill(folder)
-    return
+
+
+def _unfinished(folder: epath.Path) -> epath.Path:
+  return folder.with_name(f'{folder.name}.unfinished')
+
+
+def _put(folder: epath.Path, fill: Callable[[epath.Path], None]) -> None:
+  """Replaces a folder where nothing can be renamed."""
+  mark = _unfinished(folder)
+  mark.write_text('The export beside this is not whole.\n')
+  if folder.exists():
+    folder.rmtree()
+  fill(folder)
+  mark.unlink()
+
+
+def _replace(folder: epath.Path, fill: Callable[[epath.Path], None]) -> None:
+  """Replaces a folder on disk; if that fails it is as it was."""
   beside = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
   old = folder.with_name(f'.{folder.name}.{os.getpid()}.old')
   beside.mkdir(parents=True)

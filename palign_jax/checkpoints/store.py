@@ -6,10 +6,10 @@ sees the batches it would have seen (tests/training/loop_test.py checks it bit
 for bit).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 from etils import epath
@@ -17,6 +17,10 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from palign_jax.core import errors, peers as peers_lib
+
+_T = TypeVar('_T')
+_DATA = 'data'  # Where the batch iterator stood, among Orbax's metadata.
+_SHOWN = 6  # Arrays in a message.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,7 @@ class CheckpointStore:
             state,
             force=True,
             overwrite=step in self._broken,
-            custom_metadata=dict(data),
+            custom_metadata={_DATA: dict(data)},
         )
       self._broken.discard(step)
 
@@ -116,18 +120,11 @@ class CheckpointStore:
         )
       return self._load(step, like)
     for candidate in reversed(steps):
-      restored, trouble = self._try(candidate, like)
-      # What one host cannot read, none may go on from.
-      troubles = self._peers.gather(trouble, at=f'checkpoint {candidate}')
-      if not any(troubles):
-        return restored
-      self._broken.add(candidate)
-      logging.warning(
-          'Checkpoint %s/%d cannot be read (%s); trying the one before.',
-          self._directory,
-          candidate,
-          next(filter(None, troubles)),
-      )
+      try:
+        return self._load(candidate, like)
+      except _BrokenError as e:
+        self._broken.add(candidate)
+        logging.warning('%s; trying the one before.', e)
     if steps:
       raise errors.CheckpointError(
           f'{self._directory}: none of the checkpoints {steps} can be read;'
@@ -135,30 +132,69 @@ class CheckpointStore:
       )
     return None
 
-  def _try(self, step: int, like: Any) -> tuple[Restored | None, str]:
-    """Returns a checkpoint, or None and why it cannot be read."""
+  def _load(self, step: int, like: Any) -> Restored:
+    saved = self._agreed(step, lambda: self._metadata(step, like))
+    state = self._agreed(step, lambda: _arrays(saved.path, like))
+    return Restored(step, state, saved.custom_metadata[_DATA])
+
+  def _agreed(self, step: int, read: Callable[[], _T]) -> _T:
+    """Returns what this host reads of a checkpoint, once all have read theirs.
+
+    Raises:
+      _BrokenError: If one cannot: what one cannot read, none may go on from.
+    """
+    found, trouble = None, ''
     try:
-      return self._load(step, like), ''
+      found = read()
     except errors.PalignError:
       raise
     except Exception as e:  # Orbax has no one type for what is broken.
-      return None, _reason(e)
+      trouble = _reason(e)
+    troubles = self._peers.gather(trouble, at=f'checkpoint {step}')
+    if any(troubles):
+      raise _BrokenError(
+          f'Checkpoint {self._directory}/{step} cannot be read'
+          f' ({next(filter(None, troubles))})'
+      )
+    return found
 
-  def _load(self, step: int, like: Any) -> Restored:
+  def _metadata(self, step: int, like: Any):
+    """Returns what a checkpoint says of itself, if it is one of `like`."""
     saved = self._checkpointer.metadata(step)
     if not (found := _leaves(saved.metadata)):
       raise OSError('the list of its arrays is lost')
+    if _DATA not in (saved.custom_metadata or {}):
+      raise OSError('where its data stood is lost')
     if differ := sorted(found ^ _leaves(like)):
+      shown, more = ', '.join(differ[:_SHOWN]), len(differ) - _SHOWN
+      shown += f' and {more} more' if more > 0 else ''
       raise errors.CheckpointError(
           f'{self._directory}/{step} is of another model or optimiser; one of'
-          f' the two lacks each of: {", ".join(differ)}. Use the config it was'
-          f' made with, or remove {self._directory} to start anew.'
+          f' the two lacks each of: {shown}. Set config.student.path and'
+          ' config.sft (method, rank, targets, optim.name) as they were, or'
+          f' remove {self._directory} to start anew.'
       )
-    state = self._checkpointer.load(step, jax.tree.map(_abstract, like))
-    return Restored(step, state, saved.custom_metadata)
+    return saved
 
   def _steps(self) -> list[int]:
     return sorted(c.step for c in self._checkpointer.checkpoints)
+
+
+class _BrokenError(errors.CheckpointError):
+  """A checkpoint that one of the hosts cannot read."""
+
+
+def _arrays(path: epath.PathLike, like: Any) -> Any:
+  """Returns the state; each host reads what its devices hold.
+
+  They do not wait for each other: one that fails would leave the others at
+  Orbax's barrier for five minutes.
+  """
+  context, index = ocp.Context(), jax.process_index()
+  context.multiprocessing.primary_host = index
+  context.multiprocessing.active_processes = {index}
+  with context:
+    return ocp.load(path, jax.tree.map(_abstract, like))
 
 
 def _reason(error: Exception) -> str:

@@ -12,11 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from palign_jax.checkpoints import hf_export, hf_import, store as store_lib
-from palign_jax.core import config as config_lib, errors, keys, stopping
-from palign_jax.judging import scorer
+from palign_jax.core import (
+    config as config_lib,
+    errors,
+    jsonl,
+    keys,
+    stopping,
+)
 from palign_jax.models import decoder, kernels, lora, quantization
 from palign_jax.parallel import mesh as mesh_lib, rules
 from palign_jax.stages import (
@@ -29,6 +33,7 @@ from palign_jax.training import (
     data,
     diagnosis,
     examples as examples_lib,
+    export_error,
     loop,
     loss,
     metrics,
@@ -40,7 +45,6 @@ from palign_jax.training import (
 EXPORT = 'sft/export/config.json'  # Comes last.
 _MAX_WAITING = 64  # Examples that wait for a row with room.
 _NUM_COMPARED = 4  # Examples on which the merge's error is measured.
-_NUM_PLACES = 64  # Places in each.
 
 
 def check(context: context_lib.Context) -> None:
@@ -94,14 +98,13 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
 
 
 def _run(context: context_lib.Context) -> Mapping[str, Any]:
-  examples = _examples(context)
-  source = data.shuffled(
-      examples, context.settings.sft.epochs, context.settings.seed
-  )
+  s, rows = context.settings.sft, _examples(context)
+  examples = data.fitting(rows, s.max_tokens)
+  source = data.shuffled(examples, s.epochs, context.settings.seed)
   batches = _batches(context, source)
   num_steps = batches.count()
-  frozen, trainable = _weights_to_train(context)
-  state, seconds = _train(context, frozen, trainable, batches, num_steps)
+  frozen = _frozen(context)
+  state, seconds = _train(context, frozen, batches, num_steps)
   if any(context.peers.gather(stopping.asked(), at='trained')):
     stopping.ask()
     raise stopping.Stopped
@@ -110,13 +113,13 @@ def _run(context: context_lib.Context) -> Mapping[str, Any]:
   facts = _export(context, frozen, trained, examples[:_NUM_COMPARED])
   tokens = sum(len(example.tokens) for example in examples)
   return {
-      'examples': len(examples),
-      'too_long': batches.num_long // context.settings.sft.epochs,
+      'examples': len(rows),
+      'too_long': len(rows) - len(examples),
       'steps': num_steps,
       'supervised_weight': float(sum(e.weights.sum() for e in examples)),
       'trained_parameters': sum(x.size for x in jax.tree.leaves(trained)),
       **facts,
-      **context_lib.rates(tokens * context.settings.sft.epochs, seconds),
+      **context_lib.rates(tokens * s.epochs, seconds),
   }
 
 
@@ -139,13 +142,12 @@ def _num_microbatches(context: context_lib.Context) -> int:
 
 
 def _examples(context: context_lib.Context) -> list[examples_lib.Example]:
-  """Returns the training rows as tokens and weights.
+  """Returns the training rows as tokens and weights, also the long ones.
 
   Raises:
-    DataError: If there is no row, or one lacks a field.
+    DataError: If there is no row, or one cannot be trained on.
   """
-  s, path = context.settings, context.workdir / assemble.TRAIN
-  fields = ('input', 'output')
+  path, fields = context.workdir / assemble.TRAIN, ('input', 'output')
   rows = context_lib.rows(context, assemble.TRAIN, 'assemble', fields)
   if not rows:
     raise errors.DataError(
@@ -153,26 +155,29 @@ def _examples(context: context_lib.Context) -> list[examples_lib.Example]:
         ' config.align.n or config.teach.limit (0 is all), or put rows in'
         f' {path.name}.'
     )
-  tokenizer = context.describe('student').tokenizer
-  markers = examples_lib.Markers(s.assemble.begin, s.assemble.end)
   built = []
   for number, row in enumerate(rows, 1):
-    prompt = prompts.answer(s.prompts.answer, row['input'])
-    regions = examples_lib.regions(
-        row['output'],
-        markers=markers,
-        turn_end=tokenizer.chat.turn_end,
-        weights=_weights(s.sft),
-        pieces=lambda text: sentences.pieces(text, s.sft.splitter),
-        masked=tuple(s.sft.masked),
-    )
-    name = str(row.get('id', number))
-    built.append(
-        examples_lib.build(
-            name, tokenizer.chat.prompt(prompt), regions, tokenizer
-        )
-    )
+    try:
+      built.append(_example(context, str(row.get('id', number)), row))
+    except errors.DataError as e:
+      raise errors.DataError(f'{path}, row {number}: {e}') from e
   return built
+
+
+def _example(
+    context: context_lib.Context, name: str, row: jsonl.Row
+) -> examples_lib.Example:
+  s, tokenizer = context.settings, context.describe('student').tokenizer
+  regions = examples_lib.regions(
+      row['output'],
+      markers=examples_lib.Markers(s.assemble.begin, s.assemble.end),
+      turn_end=tokenizer.chat.turn_end,
+      weights=_weights(s.sft),
+      pieces=lambda text: sentences.pieces(text, s.sft.splitter),
+      masked=tuple(s.sft.masked),
+  )
+  prompt = tokenizer.chat.prompt(prompts.answer(s.prompts.answer, row['input']))
+  return examples_lib.build(name, prompt, regions, tokenizer)
 
 
 def _batches(context: context_lib.Context, source) -> data.PackedBatches:
@@ -185,30 +190,52 @@ def _batches(context: context_lib.Context, source) -> data.PackedBatches:
   return data.PackedBatches(source, shape)
 
 
-def _weights_to_train(context: context_lib.Context):
-  """Returns what is frozen and what is trained: base and adapters, or all."""
-  s, student = context.settings.sft, context.describe('student')
+def _frozen(context: context_lib.Context) -> decoder.Params:
+  """Returns the weights that are not trained: none, or those below adapters."""
+  s = context.settings.sft
   if s.method == 'full':
-    # Float32 master weights, whatever the student computes in.
-    path = context.settings.student.path
-    model = hf_import.load(path, dtype=jnp.float32, mesh=context.mesh)
-    return {}, model.params
-  config = student.model.config
-  make = functools.partial(lora.init, config, s.rank, targets=s.targets)
-  shapes = jax.eval_shape(lambda: make(jax.random.key(0)))
-  where = rules.tree_shardings(
-      shapes,
-      lora.logical_axes(config, s.rank, s.targets),
-      context.mesh,
-  )
-  key = jax.random.wrap_key_data(
-      keys.fold(context.settings.seed, 'sft', 'lora')
-  )
+    return {}
   base = context.load('student', stacked=True).params
   if s.quantize == 'int8':
     context.release()  # Its kernels are gone once they are in 8 bits.
+    config = context.describe('student').model.config
     base = quantization.quantize(base, config, context.mesh)
-  return base, jax.jit(make, out_shardings=where)(key)
+  return base
+
+
+def _adapters(context: context_lib.Context, key: jax.Array) -> decoder.Params:
+  s, config = context.settings.sft, context.describe('student').model.config
+  return lora.init(config, s.rank, key, targets=s.targets)
+
+
+def _shapes(context: context_lib.Context) -> decoder.Params:
+  """Returns shapes and places of what is trained: all weights, or adapters.
+
+  All are float32, whatever the student computes in.
+  """
+  s, config = context.settings.sft, context.describe('student').model.config
+  if s.method == 'full':
+    shapes = decoder.abstract(config, jnp.float32)
+    axes = decoder.logical_axes(config)
+  else:
+    shapes = jax.eval_shape(lambda: _adapters(context, jax.random.key(0)))
+    axes = lora.logical_axes(config, s.rank, s.targets)
+  where = rules.tree_shardings(shapes, axes, context.mesh)
+  place = lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
+  return jax.tree.map(place, shapes, where)
+
+
+def _untrained(context: context_lib.Context, shapes: Any) -> decoder.Params:
+  """Returns what is trained as it is before the first step."""
+  if context.settings.sft.method == 'full':
+    path = context.settings.student.path
+    return hf_import.load(path, dtype=jnp.float32, mesh=context.mesh).params
+  key = jax.random.wrap_key_data(
+      keys.fold(context.settings.seed, 'sft', 'lora')
+  )
+  where = jax.tree.map(lambda x: x.sharding, shapes)
+  make = functools.partial(_adapters, context)
+  return jax.jit(make, out_shardings=where)(key)
 
 
 def _scale(context: context_lib.Context) -> float:
@@ -216,7 +243,7 @@ def _scale(context: context_lib.Context) -> float:
 
 
 def _train(
-    context, frozen, trainable, batches, num_steps
+    context, frozen, batches, num_steps
 ) -> tuple[step.TrainState, float]:
   """Returns the last state, and the seconds of all its steps."""
   s, compute = context.settings.sft, context.settings.compute
@@ -230,17 +257,19 @@ def _train(
       lora_scale=_scale(context),
       attention=kernels.Backend(compute.attention, context.mesh),
   )
-  state = step.init(trainable, optimizer)
+  shapes = _shapes(context)
+  like = step.abstract(shapes, optimizer)
+  begin = lambda: step.init(_untrained(context, shapes), optimizer)
   pure = step.make(
       student.model.config,
       loss_config,
       optimizer,
       rate,
       optim_config.clip_norm,
-      jax.tree.map(lambda x: x.sharding, state.params),
+      jax.tree.map(lambda x: x.sharding, shapes),
   )
   split = step.StepConfig(_num_microbatches(context))
-  step_fn = step.compile(pure, split, frozen, state, context.mesh)
+  step_fn = step.compile(pure, split, frozen, like, context.mesh)
 
   def examine(state, batch):
     arrays = step.place(batch, split, context.mesh)
@@ -264,7 +293,9 @@ def _train(
       metrics.MetricsWriter(folder) as writer,
   ):
     state = loop.train(
-        *(length, state, step_fn, batches, store, writer, examine, profiler)
+        *(length, like, begin, step_fn, batches, store, writer),
+        examine=examine,
+        profiler=profiler,
     )
     return state, writer.seconds
 
@@ -290,7 +321,14 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
   else:
     merged = joined = params
   merged = jax.tree.map(lambda x: x.astype(dtype), merged)
-  error = _logit_error(context, joined, merged, compared, _scale(context))
+  error = export_error.measure(
+      joined,
+      merged,
+      student.model.config,
+      compared,
+      mesh=context.mesh,
+      lora_scale=_scale(context),
+  )
   model = dataclasses.replace(student.model, params=merged)
   hf_export.save(
       folder / 'export',
@@ -299,40 +337,3 @@ def _export(context, frozen, params, compared) -> dict[str, Any]:
       dtype=dtype,
   )
   return facts | {'export_dtype': dtype.name, 'export_logit_error': error}
-
-
-def _logit_error(context, joined, merged, examples, scale) -> dict[str, float]:
-  """Returns how far the exported weights' logits are from the trained ones'.
-
-  Both are computed in float32, at places spread over training examples.
-  """
-  config = context.describe('student').model.config
-  width = scorer.width(max(len(example.tokens) for example in examples))
-  tokens_BT = np.zeros((len(examples), width), np.int32)
-  places_Bp = np.zeros((len(examples), _NUM_PLACES), np.int32)
-  for i, example in enumerate(examples):
-    length = len(example.tokens)
-    tokens_BT[i, :length] = example.tokens
-    places_Bp[i] = np.linspace(0, length - 1, _NUM_PLACES)
-
-  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(context.mesh))
-  def logits(params, tokens, places):
-    x_BTD = decoder.hidden(
-        params,
-        config,
-        tokens,
-        jnp.arange(width, dtype=jnp.int32)[None],
-        None,
-        dtype=jnp.float32,
-        lora_scale=scale,
-    )
-    x_BpD = jnp.take_along_axis(x_BTD, places[..., None], axis=1)
-    return decoder.logits(params, config, x_BpD)
-
-  worst, changed = 0.0, 0.0
-  for tokens, places in zip(tokens_BT, places_Bp, strict=True):
-    one, two = (logits(p, tokens[None], places[None]) for p in (joined, merged))
-    one, two = np.asarray(one), np.asarray(two)
-    worst = max(worst, float(np.max(np.abs(one - two))))
-    changed += float(np.mean(one.argmax(-1) != two.argmax(-1)))
-  return {'max': worst, 'argmax_changed': changed / len(examples)}

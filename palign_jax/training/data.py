@@ -11,6 +11,7 @@ import dataclasses
 import typing
 from typing import Any, Protocol
 
+from absl import logging
 import grain
 
 from palign_jax.core import errors
@@ -42,6 +43,32 @@ class DataConfig:
   max_tokens: int
   batch_size: int
   max_waiting: int
+
+
+def fitting(
+    examples: Sequence[examples_lib.Example], max_tokens: int
+) -> list[examples_lib.Example]:
+  """Returns the examples that a row holds; how many it does not is logged.
+
+  Raises:
+    DataError: If there is none.
+  """
+  kept = [e for e in examples if len(e.tokens) <= max_tokens]
+  num_long = len(examples) - len(kept)
+  if not kept:
+    raise errors.DataError(
+        f'No example to train on: {num_long} have more than {max_tokens}'
+        ' tokens; raise config.sft.max_tokens.'
+    )
+  if num_long:
+    logging.warning(
+        '%d of %d examples have more than %d tokens (config.sft.max_tokens)'
+        ' and are left out.',
+        num_long,
+        len(examples),
+        max_tokens,
+    )
+  return kept
 
 
 def shuffled(
@@ -87,20 +114,10 @@ class PackedBatches:
       yield batch
 
   def count(self) -> int:
-    """Returns how many batches are left, by making them all.
-
-    Raises:
-      DataError: If there is none: no example, or none that fits a row.
-    """
+    """Returns how many batches are left, by making them all."""
     before = self.state
     number = sum(1 for _ in self)
-    num_long = self._num_long
     self.seek(before)
-    if not number:
-      raise errors.DataError(
-          f'No example to train on: {num_long} have more than'
-          f' {self._config.max_tokens} tokens; raise config.sft.max_tokens.'
-      )
     return number
 
   def _fill(self) -> packing.Batch | None:

@@ -108,7 +108,7 @@ def regions(
     inside, end, output = output[len(markers.begin) :].partition(markers.end)
     if not end:
       raise errors.DataError(
-          f'The target has {markers.begin!r} without {markers.end!r}; write'
+          f'the target has {markers.begin!r} without {markers.end!r}; write'
           ' both or none.'
       )
     found.append(Region('begin', markers.begin, weights.begin))

@@ -80,7 +80,8 @@ class LoopConfig:
 
 def train(
     config: LoopConfig,
-    state: step_lib.TrainState,
+    like: step_lib.TrainState,
+    begin: Callable[[], step_lib.TrainState],
     step_fn: Callable[
         [step_lib.TrainState, Batch],
         tuple[step_lib.TrainState, Mapping[str, jax.Array]],
@@ -91,11 +92,13 @@ def train(
     examine: diagnosis.Examine | None = None,
     profiler: profiling.Profiler | None = None,
 ) -> step_lib.TrainState:
-  """Trains on from the latest checkpoint of `store`, or from `state`.
+  """Trains on from the latest checkpoint of `store`, or from the beginning.
 
   Args:
     config: Length and cadence.
-    state: The initial TrainState, sharded.  Donated: do not use it again.
+    like: Shapes and places of the state.
+    begin: Returns the state before the first step, which is donated.  Not
+      called if there is a checkpoint: two states might not fit.
     step_fn: From `step.compile`.
     batches: The data; at least as many as the steps left.
     store: Where checkpoints go.
@@ -114,10 +117,11 @@ def train(
       step is kept; the latest checkpoint is from before it.
     DataError: If the batches end too early.
   """
-  done = 0
-  if (restored := store.restore(state)) is not None:
+  if restored := store.restore(like):
     done, state = restored.step, restored.state
     batches.seek(restored.data)
+  else:
+    done, state = 0, begin()
   metrics.start(done)
   logging.info('Training from step %d to %d.', done, config.num_steps)
   names = gradients.names(state.params)
@@ -188,14 +192,26 @@ def _check(
   ids = getattr(batch, 'ids', ())
   # The step changed nothing, nor did the one that may have run since: this is
   # the state that it began with.
-  finding = diagnosis.Finding(None, tuple(range(len(ids))))
-  finding = examine(state, batch) if examine else finding
+  finding = _examined(examine, state, batch)
+  finding = finding or diagnosis.Finding(None, tuple(range(len(ids))))
   where = diagnosis.text(finding, ids, names[part] if part >= 0 else None)
   raise NonFiniteError(
       f'Loss is {host["loss"]} and gradient norm {host["grad_norm"]} at step'
       f' {step}{where and ", " + where}; lower config.sft.optim.peak_lr, or'
       ' look at those rows.  The latest checkpoint is from before this step.'
   )
+
+
+def _examined(
+    examine: diagnosis.Examine | None, state: step_lib.TrainState, batch: Batch
+) -> diagnosis.Finding | None:
+  """Returns what of a failed step is not finite, if that can be found out."""
+  try:
+    return examine(state, batch) if examine else None
+  except Exception as e:  # It may need more memory than a step.
+    reason = str(e).strip().partition('\n')[0] or type(e).__name__
+    logging.warning('What was not finite cannot be looked for (%s).', reason)
+    return None
 
 
 def _wish(saved_at: float, every_s: float) -> int:

@@ -1,6 +1,7 @@
 """An exported folder is complete and small to write, or is not there."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -11,8 +12,9 @@ import safetensors
 from safetensors import numpy as st
 
 from palign_jax.checkpoints import hf_export, hf_import, hf_writer
-from palign_jax.core import errors
+from palign_jax.core import errors, stopping
 from palign_jax.parallel import mesh as mesh_lib
+from tests import stores
 from tests.checkpoints import families
 
 
@@ -132,7 +134,11 @@ def test_an_earlier_export_is_replaced_whole(cases, save):
   assert again.config == cases('qwen2').model.config
 
 
-def test_other_folders_are_not_touched(cases, save, tmp_path):
+@pytest.mark.parametrize('process', [0, 1])  # Or one would wait for the other.
+def test_other_folders_are_not_touched(
+    cases, save, tmp_path, monkeypatch, process
+):
+  monkeypatch.setattr(jax, 'process_index', lambda: process)
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / 'thesis.txt').write_text('mine')
   with pytest.raises(errors.CheckpointError, match='is no exported model'):
@@ -161,3 +167,85 @@ def test_no_tokenizer(cases, save, tmp_path):
   with pytest.raises(errors.CheckpointError, match='no tokenizer files'):
     save(cases('qwen2_tied').model, tokenizer_folder=tmp_path / 'empty')
   assert not (tmp_path / 'out').exists()
+
+
+FOLDER = 'gs://bucket/sft/export'
+
+
+@pytest.fixture
+def on_store(cases, tmp_path):
+  """A store, and what exports a model into it as several files."""
+  tokenizer = families.write_tokenizer(tmp_path / 'tokenizer')
+
+  def export(name):
+    hf_export.save(
+        FOLDER,
+        cases(name).model,
+        tokenizer_folder=tokenizer,
+        dtype=jnp.float32,
+        max_file_bytes=20_000,
+    )
+
+  with stores.bucket() as (_, store):
+    yield store, export
+
+
+def is_whole(objects):
+  return f'{FOLDER}/config.json' in objects and (
+      f'{FOLDER}.unfinished' not in objects
+  )
+
+
+@pytest.mark.parametrize('moment', ['fail_at', 'fail_at_drop'])
+def test_killed_at_any_moment_on_a_store_it_is_exported_anew(on_store, moment):
+  store, export = on_store
+  export('qwen2_tied')
+  want = dict(store.objects)
+  assert is_whole(want)
+  for number in range(1, 99):
+    export('qwen2')  # What is there has other files.
+    before = dict(store.objects)
+    store.num_puts = store.num_drops = 0
+    setattr(store, moment, number)
+    try:
+      export('qwen2_tied')
+      break
+    except stores.Crash:
+      assert not is_whole(store.objects) or store.objects == before
+    finally:
+      setattr(store, moment, 0)
+    export('qwen2_tied')
+    assert store.objects == want
+  assert store.objects == want
+  assert 8 < number < 99
+
+
+def test_told_to_end_within_a_tensor_on_a_store_it_is_exported_anew(
+    on_store, monkeypatch
+):
+  store, export = on_store
+  export('qwen2_tied')
+  want = dict(store.objects)
+  write, count = hf_writer._write_tensor, itertools.count(1)
+
+  def told(f, tensor, dtype):
+    if next(count) == 2:
+      raise stopping.Stopped
+    write(f, tensor, dtype)
+
+  with monkeypatch.context() as patch, pytest.raises(stopping.Stopped):
+    patch.setattr(hf_writer, '_write_tensor', told)
+    export('qwen2_tied')
+  *_, short = sorted(n for n in store.objects if n.endswith('.safetensors'))
+  assert 0 < len(store.objects[short]) < len(want[short])
+  assert not is_whole(store.objects)
+  export('qwen2_tied')
+  assert store.objects == want
+
+
+def test_other_folders_on_a_store_are_not_touched(on_store):
+  store, export = on_store
+  store.objects[f'{FOLDER}/thesis.txt'] = b'mine'
+  with pytest.raises(errors.CheckpointError, match='is no exported model'):
+    export('qwen2_tied')
+  assert store.objects == {f'{FOLDER}/thesis.txt': b'mine'}

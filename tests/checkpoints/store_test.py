@@ -1,8 +1,11 @@
 """What is restored is what was saved, and nothing else passes for it."""
 
 from concurrent import futures
+import gc
 import resource
+import shutil
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import pytest
 
 from palign_jax.checkpoints import store
 from palign_jax.core import errors
-from tests import fakes
+from tests import fakes, processes
 from tests.checkpoints import saver
 
 
@@ -30,11 +33,14 @@ def restore(directory, like, step=None):
     return checkpoints.restore(like, step)
 
 
+def files(directory):
+  return sorted(p for p in directory.rglob('*') if p.is_file())
+
+
 def spoil(directory):
-  """Overwrites every file of the arrays, as a broken disk might."""
-  for file in sorted(directory.rglob('*')):
-    if file.is_file() and 'metadata' not in file.name.lower():
-      file.write_bytes(b'')
+  """Overwrites every file, as a broken disk might."""
+  for file in files(directory):
+    file.write_bytes(b'')
 
 
 def test_nothing_yet(tmp_path):
@@ -70,8 +76,9 @@ def test_reshards(tmp_path):
 def test_another_model_is_refused(tmp_path):
   save(tmp_path, 1)
   message = (
-      r'params/w float32\[12, 8\], params/w float32\[16, 8\]. Use the config it'
-      f' was made with, or remove {tmp_path} to start anew'
+      r'params/w float32\[12, 8\], params/w float32\[16, 8\]. Set'
+      r' config.student.path and config.sft \(method, rank, targets,'
+      rf' optim.name\) as they were, or remove {tmp_path} to start anew'
   )
   with pytest.raises(errors.CheckpointError, match=message):
     restore(tmp_path, state(size=12))
@@ -92,6 +99,54 @@ def test_a_broken_checkpoint_is_passed_over_and_written_anew(tmp_path):
   got = restore(tmp_path, state())
   assert got.step == 2
   np.testing.assert_array_equal(got.state['params']['w'], 22.0)
+
+
+def truncated(file):
+  file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+DAMAGES = {
+    'empty': lambda file: file.write_bytes(b''),
+    'truncated': truncated,
+    'lost': lambda file: file.unlink(),
+}
+
+
+# Orbax leaves reads behind when one has failed.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_whichever_file_is_broken_a_whole_checkpoint_is_found(tmp_path, damage):
+  """The newest, if that file does not matter to it, or the one before."""
+  good, bad = tmp_path / 'good', tmp_path / 'bad'
+  # So much noise has a file of its own.
+  large = lambda step: {'w': saver.state(step)['params']['w']}
+  with store.CheckpointStore(good, keep=9) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, large(step), {'next': step * 10})
+  found = {}
+  for file in files(good / '2'):
+    shutil.copytree(good, bad)
+    DAMAGES[damage](bad / file.relative_to(good))
+    got = restore(bad, large(0))
+    assert dict(got.data) == {'next': got.step * 10}, file
+    np.testing.assert_array_equal(got.state['w'], large(got.step)['w'])
+    found[str(file.relative_to(good / '2'))] = got.step
+    shutil.rmtree(bad)
+  assert found['_CHECKPOINT_METADATA'] == found['state/_METADATA'] == 1
+  assert found['state/manifest.ocdbt'] == 1
+  (arrays,) = [name for name in found if 'ocdbt.process_0/d/' in name]
+  assert found[arrays] == 1
+  gc.collect()
+
+
+def test_without_the_data_s_position_it_is_broken(tmp_path, monkeypatch):
+  save(tmp_path, 1)
+  with monkeypatch.context() as patch:
+    patch.setattr(store, '_DATA', 'elsewhere')
+    save(tmp_path, 2)
+  assert restore(tmp_path, state()).step == 1
+  with pytest.raises(errors.CheckpointError, match='where its data stood is l'):
+    restore(tmp_path, state(), 2)
 
 
 def test_none_can_be_read(tmp_path):
@@ -152,3 +207,22 @@ def test_what_another_host_cannot_read_is_not_gone_on_from(tmp_path):
   with futures.ThreadPoolExecutor(2) as pool:
     steps = pool.map(host, fakes.Peers.team(2), ['good', 'bad'])
     assert list(steps) == [1, 1]
+
+
+@pytest.mark.slow
+def test_two_hosts_one_of_which_cannot_read_the_newest(tmp_path):
+  """Neither waits for Orbax to give up, and they save together again."""
+  save(tmp_path / 'good', 1, 2)
+  shutil.copytree(tmp_path / 'good', tmp_path / 'bad')
+  for file in files(tmp_path / 'bad' / '2' / 'state'):
+    if 'metadata' not in file.name.lower():
+      file.write_bytes(b'')
+  start = time.monotonic()
+  module = 'tests.checkpoints.reader'
+  for code, output in processes.finish(
+      processes.start(2, module, str(tmp_path), devices=1)
+  ):
+    assert code == 0, output
+    assert 'went on from 1' in output.splitlines(), output
+  assert time.monotonic() - start < 250
+  assert restore(tmp_path / 'good', state()).step == 2

@@ -4,13 +4,15 @@ import itertools
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import common
 from palign_jax.checkpoints import hf_import
-from palign_jax.core import errors, jsonl
+from palign_jax.core import errors, jsonl, stopping
+from palign_jax.stages import sft
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from tests import fakes
 
@@ -369,11 +371,47 @@ def test_full_fine_tuning_exports_what_after_samples(start, student):
 
 
 @pytest.mark.slow
-def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start):
+def test_a_resumed_full_fine_tuning_holds_one_state(
+    start, student, monkeypatch
+):
+  """Of the table, the only array of its shape, with its two moments."""
+  model = hf_import.describe(student, dtype=jnp.float32)
+  table = model.params['embed']['table']
+  like = lambda: [x for x in jax.live_arrays() if x.shape == table.shape]
+  others, held, compile = like(), [], sft.step.compile
+
+  def watched(*args):
+    run = compile(*args)
+
+    def step(state, batch):
+      held.append(sum(all(x is not y for y in others) for x in like()))
+      if len(held) == 1:
+        stopping.ask()
+      return run(state, batch)
+
+    return step
+
+  monkeypatch.setattr(sft.step, 'compile', watched)
+  run = lambda: start(
+      ['sft'],
+      files={'assemble/train.jsonl': ROWS},
+      sft__method='full',
+      sft__epochs=40,
+  )
+  with pytest.raises(stopping.Stopped):
+    run()
+  stopping.forget()
+  steps = summary(run(), 'sft')['steps']
+  assert steps >= 3
+  assert held == [3] * steps
+
+
+@pytest.mark.slow
+def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start, student):
   long = {**ROWS[0], 'id': 'long', 'output': 'It is so. ' * 100}
   run = start(
       ['sft'],
-      files={'assemble/train.jsonl': [*ROWS, long]},
+      files={'assemble/train.jsonl': [long, *ROWS]},
       sft__export_dtype='bfloat16',
   )
   facts = summary(run, 'sft')
@@ -382,6 +420,15 @@ def test_a_merge_in_bfloat16_and_examples_longer_than_a_row(start):
   raw = json.loads((run.path / 'sft/export/config.json').read_text())
   assert raw['torch_dtype'] == 'bfloat16'
   assert (facts['examples'], facts['too_long']) == (4, 1)
+  # What is left out counts nowhere else.
+  tokenizer = tokenizer_lib.load(student)
+  num_tokens = 0
+  for row in ROWS:
+    prompt = tokenizer.chat.prompt(prompts.answer('brief', row['input']))
+    text = prompt + row['output'] + tokenizer.chat.turn_end
+    num_tokens += len(tokenizer.encode(text))
+  assert facts['tokens'] == 2 * num_tokens
+  assert 0 < facts['supervised_weight'] < num_tokens
 
 
 @pytest.mark.slow
@@ -409,6 +456,19 @@ def test_some_projections_over_an_int8_base_in_split_rows(start, student):
       assert same == (name not in ('q', 'down'))
   error = summary(run, 'sft')['export_logit_error']['max']
   assert 0 < error < 0.05
+
+
+def test_a_row_that_cannot_be_trained_on_is_named(start):
+  odd = {**ROWS[0], 'output': '<Begin_of_Prefix>It is.'}
+  message = r"assemble/train.jsonl, row 4: the target has '<Begin_of_Prefix>' w"
+  with pytest.raises(errors.DataError, match=message):
+    start(['sft'], files={'assemble/train.jsonl': [*ROWS, odd]})
+
+
+def test_rows_of_which_none_fits_are_counted_once(start):
+  message = 'No example to train on: 3 have more than 16 tokens'
+  with pytest.raises(errors.DataError, match=message):
+    start(['sft'], files={'assemble/train.jsonl': ROWS}, sft__max_tokens=16)
 
 
 def test_training_on_nothing_is_an_error(start):

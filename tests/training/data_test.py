@@ -119,8 +119,22 @@ def test_count_leaves_the_stream_where_it_was():
   assert len(list(batches)) == number
 
 
+def test_those_that_do_not_fit_are_told_of_once(monkeypatch):
+  said = []
+  monkeypatch.setattr(
+      data.logging, 'warning', lambda text, *args: said.append(text % args)
+  )
+  found = [example(0, 20), example(1, 21), example(2, 3), example(3, 99)]
+  assert data.fitting(found, 20) == [found[0], found[2]]
+  assert said == [
+      '2 of 4 examples have more than 20 tokens (config.sft.max_tokens) and are'
+      ' left out.'
+  ]
+  assert data.fitting(found, 99) == found
+  assert len(said) == 1
+
+
 def test_nothing_to_train_on():
-  batches = data.PackedBatches([example(0, 21), example(1, 99)], CONFIG)
   message = 'No example to train on: 2 have more than 20 tokens'
   with pytest.raises(errors.DataError, match=message):
-    batches.count()
+    data.fitting([example(0, 21), example(1, 99)], 20)

@@ -38,16 +38,19 @@ def run(
     save_every=2,
     save_every_s=1e9,
     examine=examine,
+    begin=None,
 ):
-  """Returns the final state and the logged losses."""
+  """Returns the final state."""
   config = loop.LoopConfig(num_steps, log_every, save_every, save_every_s)
+  first = tiny.start(tiny.params())
   with (
       store_lib.CheckpointStore(directory / 'checkpoints', keep=2) as store,
       metrics.MetricsWriter(directory) as writer,
   ):
     state = loop.train(
         config,
-        tiny.start(tiny.params()),
+        first,
+        begin or (lambda: first),
         step_fn,
         stream or batches(),
         store,
@@ -67,10 +70,14 @@ def same(got, want):
     np.testing.assert_array_equal(a, b)
 
 
+def never():
+  pytest.fail('an initial state was made')
+
+
 def test_resumed_equals_uninterrupted(tmp_path, step_fn):
   want = run(tmp_path / 'whole', 7, step_fn)
   run(tmp_path / 'parts', 3, step_fn)
-  got = run(tmp_path / 'parts', 7, step_fn)
+  got = run(tmp_path / 'parts', 7, step_fn, begin=never)
   same(got, want)
   assert losses(tmp_path / 'parts') == losses(tmp_path / 'whole')
   assert [step for step, _, _ in losses(tmp_path / 'whole')] == list(
@@ -129,6 +136,23 @@ def test_what_is_looked_at_is_what_the_failed_step_began_with(
   ((params, weights),) = looked_at
   assert np.isnan(weights).all()
   same(params, run(tmp_path / 'b', 3, step_fn).params)
+
+
+def test_no_memory_to_look_hides_neither_step_nor_rows(
+    tmp_path, step_fn, monkeypatch
+):
+  def full(*_):
+    raise RuntimeError('RESOURCE_EXHAUSTED: no room for 9 bytes.\nMore.')
+
+  said = []
+  monkeypatch.setattr(
+      loop.logging, 'warning', lambda text, *args: said.append(text % args)
+  )
+  message = r'Loss is nan and .* at step 4, .*in the rows of e'
+  with pytest.raises(loop.NonFiniteError, match=message):
+    run(tmp_path, 9, step_fn, poisoned(), examine=full)
+  (line,) = said
+  assert line.endswith('looked for (RESOURCE_EXHAUSTED: no room for 9 bytes.).')
 
 
 def test_data_that_ends_early(tmp_path, step_fn):

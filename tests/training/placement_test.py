@@ -157,7 +157,7 @@ def test_abstract_is_what_init_makes(name):
   assert jax.tree.structure(made) == jax.tree.structure(said)
   for x, y in zip(jax.tree.leaves(made), jax.tree.leaves(said), strict=True):
     assert (x.shape, x.dtype) == (y.shape, y.dtype)
-    assert x.sharding.is_equivalent_to(y.sharding, x.ndim)
+    assert x.sharding == y.sharding  # Or the second step compiles anew.
 
 
 # Every size of this model and batch is another number.

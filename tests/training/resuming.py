@@ -114,7 +114,8 @@ def run(
       metrics.MetricsWriter(directory) as writer,
   ):
     state = loop.train(
-        *(config, state, stepper(state, mesh), batches, store, writer),
+        *(config, state, lambda: state, stepper(state, mesh)),
+        *(batches, store, writer),
         profiler=profiler,
     )
   gather = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))

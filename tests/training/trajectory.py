@@ -18,30 +18,41 @@ from palign_jax.training import data
 from tests.training import tiny
 
 NUM_STEPS = 20
+OPTIM = dataclasses.replace(tiny.OPTIM, eps=1e-8)  # As the configs have it.
 METHODS = ('lora', 'full')
 _RANK = 4
-_SHAPE = data.DataConfig(max_tokens=32, batch_size=8, max_waiting=4)
+SHAPE = data.DataConfig(max_tokens=32, batch_size=8, max_waiting=4)
 
 
 def batches():
   """Packed rows of unequal weight, other ones in every step."""
-  sizes = np.random.default_rng(5).integers(5, 32, 32)
-  source = [tiny.example(i, n) for i, n in enumerate(sizes)]
-  stream = iter(data.PackedBatches(data.shuffled(source, 20, 0), _SHAPE))
+  stream = iter(data.PackedBatches(source(), SHAPE))
   return [next(stream) for _ in range(NUM_STEPS)]
+
+
+def source() -> data.Source:
+  """Returns examples of all sizes, enough for all steps."""
+  sizes = np.random.default_rng(5).integers(5, 32, 32)
+  return data.shuffled([tiny.example(i, n) for i, n in enumerate(sizes)], 20, 0)
+
+
+def weights(method: str, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+  """Returns what is frozen and what is trained."""
+  base = _put(tiny.params(), decoder.logical_axes(tiny.MODEL), mesh)
+  if method == 'full':
+    return {}, base
+  axes = lora.logical_axes(tiny.MODEL, _RANK)
+  return base, _put(tiny.adapters(_RANK), axes, mesh)
 
 
 def losses(method: str, mesh: jax.sharding.Mesh) -> list[float]:
   """Returns the loss of each step, two microbatches in each."""
-  frozen = _put(tiny.params(), decoder.logical_axes(tiny.MODEL), mesh)
-  trained = frozen
-  if method == 'lora':
-    axes = lora.logical_axes(tiny.MODEL, _RANK)
-    trained = _put(tiny.adapters(_RANK), axes, mesh)
-  state = tiny.start(trained, num_steps=NUM_STEPS)
+  frozen, trained = weights(method, mesh)
+  state = tiny.start(trained, OPTIM, num_steps=NUM_STEPS)
   run = tiny.stepper(
       state,
-      frozen if method == 'lora' else {},
+      frozen,
+      optim_config=OPTIM,
       num_steps=NUM_STEPS,
       num_microbatches=2,
       mesh=mesh,

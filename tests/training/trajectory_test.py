@@ -1,6 +1,7 @@
 """Training is the same on any mesh, and on any number of hosts.
 
-The first 20 losses, float32, packed rows, gradients clipped and accumulated.
+The first 20 losses, float32, packed rows, gradients clipped and accumulated,
+AdamW with the eps of the configs.
 """
 
 import functools

@@ -21,7 +21,8 @@ def make(data, fsdp, tensor, sequence=1):
         (('mlp', 'embed'), (6, 8), P('tensor', 'fsdp')),
         (('vocab', 'embed'), (10, 4), P('tensor', 'fsdp')),
         (('rank', 'small_mlp'), (3, 8), P(None, ('tensor', 'fsdp'))),
-        (('rank', 'small_mlp'), (3, 6), P(None, 'tensor')),  # As far as it goes.
+        # As far as it goes.
+        (('rank', 'small_mlp'), (3, 6), P(None, 'tensor')),
         (('rank', 'small_mlp'), (3, 7), P()),
         (
             ('rank', 'heads', 'small_head_dim'),

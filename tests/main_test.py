@@ -254,6 +254,12 @@ def test_a_tokenizer_without_chat_template(config, tmp_path, student):
             4096,
             'max_tokens is 4096 and the student has 512',
         ),
+        (
+            'compute',
+            'attention',
+            'cudnn',
+            "compute.attention is 'cudnn': it needs NVIDIA .*; take 'auto' or",
+        ),
         ('sft', 'splitter', 'words', 'words'),
         ('sft', 'nope', 1, 'config.sft.nope: Sft has no such field'),
         ('align', 'mode', 'chat', "config.align.mode is 'chat'; it can be"),
@@ -272,6 +278,19 @@ def test_rows_whose_tokens_do_not_split(config, tmp_path):
   config.sft.max_tokens = 255
   message = 'config.sft.max_tokens is 255 and config.mesh.sequence 2; make'
   refused(config, tmp_path, main.STAGES, errors.ConfigError, message)
+
+
+@pytest.mark.parametrize(
+    'ways, what', [(4, '2 key-value heads'), (8, '4 heads')]
+)
+def test_heads_that_do_not_split(config, tmp_path, ways, what):
+  config.mesh.update(data=-1, tensor=ways)
+  message = (
+      f'config.mesh.tensor is {ways} and .* has {what}, which do not split so;'
+      ' take a divisor of 2'
+  )
+  for stages in (['truncate'], ['align'], ['sft'], ['sample'], main.STAGES):
+    refused(config, tmp_path, stages, errors.ConfigError, message)
 
 
 def test_channels_that_do_not_split(config, tmp_path):

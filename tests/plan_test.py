@@ -154,6 +154,7 @@ def test_what_cannot_be_told_is_one_line_and_exit_1():
         ({'student.path': None}, 'config.student.path is not set'),
         ({'mesh.fsdp': 4, 'mesh.tensor': 4}, 'and there are 4'),
         ({'mesh.fsdp': -1, 'sft.rank': 0}, 'config.sft.rank is 0'),
+        ({'compute.attention': 'cudnn'}, "attention is 'cudnn': it needs NVID"),
     ],
 )
 def test_a_config_that_is_wrong(tmp_path, monkeypatch, changes, message):

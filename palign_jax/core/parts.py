@@ -49,6 +49,7 @@ class Parts:
     self._key, self._max_rows, self._peers = key, max_rows, peers
     self._done: dict[str, jsonl.Row] = {}
     self._tallies: dict[str, Tally] = {}  # By part.
+    self._num_rows: dict[str, int] = {}  # By part.
     for name in _names(self._folder):
       self._read(name)
     own = [name for name in self._tallies if name.startswith(self._prefix)]
@@ -93,7 +94,7 @@ class Parts:
       tally = {**self._counts, 'seconds': round(now - self._counted_at, 3)}
       name = f'{self._prefix}{self._next:05d}.jsonl'
       jsonl.write(self._folder / name, [*self._waiting, {_TALLY: tally}])
-      self._tallies[name] = tally
+      self._tallies[name], self._num_rows[name] = tally, len(self._waiting)
       self._waiting, self._next = [], self._next + 1
       self._counts, self._counted_at = {}, now
     self._written_at = now
@@ -126,6 +127,20 @@ class Parts:
     """
     return _totals(self._tallies)
 
+  def num_before(self, counts: Iterable[str]) -> int:
+    """Returns how many rows were written before any of these was counted.
+
+    Each process's own rows, up to the first part in which it counted one.
+    """
+    total, over = 0, set()
+    for name, tally in sorted(self._tallies.items()):
+      process = name.partition('-')[0]
+      if any(tally.get(count) for count in counts):
+        over.add(process)
+      if process not in over:
+        total += self._num_rows[name]
+    return total
+
   @property
   def _prefix(self) -> str:
     return f'{self._peers.index:03d}-'
@@ -137,6 +152,7 @@ class Parts:
     else:  # Of a version that did not count.
       self._tallies[name] = {}
       rows.append(last)
+    self._num_rows[name] = len(rows)
     self._done.update({self._key(row): row for row in rows})
 
 

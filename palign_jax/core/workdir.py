@@ -74,7 +74,7 @@ class Workdir:
     if old is not None:
       self._check(old, config, facts)
       self._sweep()
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+    now = _now()
     manifest = self._read('manifest.json') or {'created': now}
     inputs = {**manifest.get('inputs', {}), **facts.get('inputs', {})}
     changes = list(manifest.get('changes', ()))
@@ -92,6 +92,16 @@ class Workdir:
       raise errors.ConfigError(
           f'--workdir={self.path} cannot be written: {e}'
       ) from e
+
+  def note(self, change: Mapping[str, Any]) -> None:
+    """Adds to the manifest's `changes` what became clear only under way.
+
+    Args:
+      change: `changed` and `rows`, as `open` writes them.
+    """
+    manifest = self._read('manifest.json') or {}
+    changes = [*manifest.get('changes', ()), {'at': _now(), **change}]
+    self._write('manifest.json', {**manifest, 'changes': changes})
 
   @property
   def token(self) -> str:
@@ -218,6 +228,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
       is_list = isinstance(value, list | tuple)
       flat[f'{prefix}{name}'] = list(value) if is_list else value
   return flat
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
 def _is_alive(process: int) -> bool:

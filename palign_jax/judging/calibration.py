@@ -54,6 +54,12 @@ def chance(margin: float) -> float:
   return 0.5 * (1 + math.tanh(margin / 2))
 
 
+def log_odds(chance: float) -> float:
+  """Returns the log-odds of a probability, at most 21 nats either way."""
+  chance = min(max(chance, 1e-9), 1 - 1e-9)
+  return math.log(chance / (1 - chance))
+
+
 def fitted(calibration: Calibration, path: str, fit: str) -> Calibration:
   """Returns a calibration that was fitted on the rows of a file.
 
@@ -122,8 +128,7 @@ def _margin(row: jsonl.Row) -> float | None:
   p = row.get('p_enough')
   if not _is_number(p) or not 0 <= p <= 1:
     return None
-  p = min(max(p, 1e-9), 1 - 1e-9)
-  return math.log(p / (1 - p))
+  return log_odds(p)
 
 
 def _is_number(value: object) -> bool:

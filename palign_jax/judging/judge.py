@@ -79,6 +79,7 @@ class LabelJudge:
     self._bound: int | None = None  # Tokens of a group that were too many.
     self.prompt_tokens = 0
     self.trunk_tokens = 0
+    self.halved = self.narrowed = 0  # Times that memory asked for it.
 
   @property
   def num_tokens(self) -> int:
@@ -112,16 +113,19 @@ class LabelJudge:
       if len(group) > 1 and self._is_too_much(group, trunks):
         waiting += _halves(group)
         continue
+      batch, message = None, None
       try:
         batch = self._scorer.open([trunks[i] for i in group])
         members = [readings[i] for i in group]
         found |= self._lockstep(batch, members, begin, advance)
-        continue
       except trunk_scorer.OutOfMemory as e:
         message = str(e)
+      finally:
+        if batch is not None:
+          batch.release()  # There is room for one group at a time.
       # Out of the handler, so that the lost batch's buffers are free.
-      batch = None
-      waiting += self._retreat(group, trunks, message)
+      if message is not None:
+        waiting += self._retreat(group, trunks, message)
     return {reading.trace.id: found[reading.trace.id] for reading in readings}
 
   def _is_too_much(self, group, trunks) -> bool:
@@ -135,6 +139,7 @@ class LabelJudge:
     """
     size = _size(group, trunks)
     if len(group) == 1 and self._scorer.narrow():
+      self.narrowed += 1
       logging.warning(
           'Out of memory with one trace of %d tokens (%s): reading half as many'
           ' of them together from now on.',
@@ -150,6 +155,7 @@ class LabelJudge:
           ' the trace shorter.'
       )
     self._bound = min(self._bound or size, size)
+    self.halved += 1
     logging.warning(
         'Out of memory with %d traces, %d tokens in all (%s): going on with'
         ' half of them.',

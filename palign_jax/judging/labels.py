@@ -5,6 +5,12 @@ import dataclasses
 from palign_jax.core import errors
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 
+# A yardstick measures the labels' judge, whoever judges.
+_CURE = (
+    "take another student, or set config.truncate.verdict='generate' and"
+    ' config.truncate.yardstick.traces=0.'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
@@ -35,8 +41,7 @@ def find(tokenizer: tokenizer_lib.Tokenizer) -> Labels:
     if _letters(back) != _letters(text):
       raise errors.ConfigError(
           f'config.student.path: the vocabulary of {tokenizer.name} lacks'
-          f' tokens of the label {text}, which comes back as {back!r}; take'
-          " another student, or set config.truncate.verdict='generate'."
+          f' tokens of the label {text}, which comes back as {back!r}; {_CURE}'
       )
   for i, (one, two) in enumerate(zip(yes, no, strict=False)):
     if one != two:
@@ -44,8 +49,7 @@ def find(tokenizer: tokenizer_lib.Tokenizer) -> Labels:
   raise errors.ConfigError(
       f'config.student.path: in the tokens of {tokenizer.name} one of the'
       f' labels {" and ".join(texts)} is the beginning of the other, so that no'
-      ' token tells them apart; take another student, or set'
-      " config.truncate.verdict='generate'."
+      f' token tells them apart; {_CURE}'
   )
 
 

@@ -32,7 +32,7 @@ class GenerateJudge:
     self._sampler, self._tokenizer = sampler, tokenizer
     self._prompt, self._seed = prompt, seed
     self._max_tokens = max_tokens
-    self.num_tokens = 0
+    self.num_tokens = 0  # Read and drawn.
     self.prompt_tokens = 0
 
   def read(self, trace: trace_lib.Trace, limit: int) -> reading_lib.Reading:
@@ -72,6 +72,7 @@ class GenerateJudge:
     self.prompt_tokens += read
     replies = {}
     for completion in self._sampler.run(requests):
+      self.num_tokens += len(completion.tokens)
       text = self._tokenizer.decode(completion.tokens)
       replies[completion.id] = search_lib.Verdict(
           enough=prompts.parse_verdict(text), response=text

@@ -31,6 +31,7 @@ _FEW = 4  # Up to so many are read one by one.
 _ROWS = 32  # Of a program, at most: each is some instructions more.
 _SINGLE = 16  # Of them, at most, where each has a single fork.
 _WIDTHS = 8, 32  # Tokens of forks that memory is sized for; most have 8.
+_MOST = _ROWS * _FORKS * _WIDTHS[-1]  # Of them together; longer ones are fewer.
 _ALIKE = 64  # Tokens of a program, at least: with fewer, XLA's products on a
 # CPU add up in another order.
 
@@ -114,12 +115,17 @@ class TrunkScorer:
       )
     self._params = decoder.unstack(params)
     self._config, self._mesh = config, mesh
-    self._backend = kernels.Backend(attention, mesh)
-    self._dtype, self._lora_scale = jnp.dtype(dtype), lora_scale
+    self._dtype = jnp.dtype(dtype)
+    self._static = {
+        'config': config,
+        'backend': kernels.Backend(attention, mesh),
+        'dtype': self._dtype,
+        'lora_scale': lora_scale,
+    }
     self._budget, self._max_rows = budget, max_rows
     self._judge_tokens = max(judge_tokens, _CHUNK)
     self._shards = mesh_lib.num_row_shards(mesh)
-    self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+    self._programs: dict[tuple[str | int, ...], jax.stages.Compiled] = {}
     self._fits: dict[int, int] = {}
     self.num_tokens = 0  # Read so far, without padding.
 
@@ -194,12 +200,32 @@ class TrunkScorer:
     """Returns what the greediest program needs; None if XLA has no room."""
     try:
       trunks = memory.needed(self.trunk_program(num_rows, size))
-      if 2 * trunks <= self._budget:
-        return trunks  # Room enough for any fork.
+      if self.holds_any_fork(num_rows, size, trunks):
+        return trunks
       forks = self.fork_programs(num_rows, size)
       return max(trunks, *map(memory.needed, forks))
     except OutOfMemory:
       return None
+
+  def holds_any_fork(self, num_rows: int, size: int, trunks: int) -> bool:
+    """Returns whether the budget holds any program of forks; compiles none.
+
+    What a program takes beside weights and cache grows with its rows or its
+    tokens: by these we go up from the chunk's program, and then double it.
+
+    Args:
+      num_rows: Trunks of a row shard.
+      size: As of `capacity`.
+      trunks: Bytes that `trunk_program` takes.
+    """
+    held = memory.per_device(self._params)
+    held += memory.per_device(self._abstract_cache(num_rows, size))
+    rows = self.chunk_rows(num_rows, num_rows)
+    times = max(
+        per_shard * max(num_forks * width / _CHUNK, 1) / rows
+        for num_forks, width, per_shard in self._fork_shapes()
+    )
+    return held + 2 * times * (trunks - held) <= self._budget
 
   def chunk_shape(self, num_rows: int) -> tuple[int, int]:
     """Returns rows and tokens of the chunk that `trunk_program` reads."""
@@ -228,11 +254,18 @@ class TrunkScorer:
     """
     with guard():
       return [
-          self._fork_program(num_rows, size, num, width, per_shard)
-          for num in (1, _FORKS)
-          for width in _WIDTHS
-          for per_shard in [self.fork_rows(num, width, _ROWS)]
+          self._fork_program(num_rows, size, *shape)
+          for shape in self._fork_shapes()
       ]
+
+  def _fork_shapes(self) -> list[tuple[int, int, int]]:
+    """Returns (forks of a row, width, rows) of the greediest programs."""
+    shapes = [
+        (self.num_forks(wanted, width), width)
+        for wanted in (1, _FORKS)
+        for width in _WIDTHS
+    ]
+    return [(*shape, self.fork_rows(*shape, _ROWS)) for shape in shapes]
 
   def narrow(self) -> bool:
     """Reads half as many tokens together from now on, if there are two chunks.
@@ -271,21 +304,14 @@ class TrunkScorer:
     shapes = self._abstract_cache(num_rows, size)
     make = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     where = jax.tree.map(lambda x: x.sharding, shapes)
-    return jax.jit(make, out_shardings=where)()
+    return self._compile(('empty', num_rows, size), make, out_shardings=where)()
 
   def _compile(self, key: tuple, function: Callable, *args, **options):
     """Returns a program, compiled at its first use."""
     if key not in self._programs:
       logging.info('Compiling the judge for %s.', key)
-      bound = functools.partial(
-          function,
-          config=self._config,
-          backend=self._backend,
-          dtype=self._dtype,
-          lora_scale=self._lora_scale,
-      )
-      jitted = jax.jit(bound, **options)
-      self._programs[key] = jitted.lower(self._params, *args).compile()
+      lowered = jax.jit(function, **options).lower(*args)
+      self._programs[key] = lowered.compile()
     return self._programs[key]
 
   def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
@@ -309,7 +335,8 @@ class TrunkScorer:
     cache = self._abstract_cache(num_rows, size)
     return self._compile(
         ('trunks', num_rows, size, per_shard),
-        _grow,
+        functools.partial(_grow, **self._static),
+        self._params,
         cache,
         self._shape(B, _CHUNK),
         self._shape(B),
@@ -317,6 +344,18 @@ class TrunkScorer:
         out_shardings=jax.tree.map(lambda x: x.sharding, cache),
         donate_argnums=(1,),
     )
+
+  def num_forks(self, wanted: int, width: int) -> int:
+    """Returns how many forks of a trunk are read as one row.
+
+    Args:
+      wanted: Of the trunk.
+      width: Of a fork, in tokens.
+    """
+    num = _FORKS if wanted > _FEW else 1
+    while num > 1 and num * width > min(self._judge_tokens, _MOST):
+      num //= 2
+    return num
 
   def fork_rows(self, num_forks: int, width: int, wanted: int) -> int:
     """Returns how many rows of forks a row shard reads together.
@@ -327,7 +366,7 @@ class TrunkScorer:
       wanted: How many rows are to be read.
     """
     tokens = num_forks * width
-    most = min(max(self._judge_tokens // tokens, 1), _ROWS)
+    most = min(max(min(self._judge_tokens, _MOST) // tokens, 1), _ROWS)
     if num_forks == 1:
       most = min(most, _SINGLE)
     return _step(most, wanted, least=-(-_ALIKE // tokens))
@@ -344,7 +383,8 @@ class TrunkScorer:
     M = num_forks
     return self._compile(
         ('forks', num_rows, size, num_forks, width, per_shard),
-        _score,
+        functools.partial(_score, **self._static),
+        self._params,
         self._abstract_cache(num_rows, size),
         self._shape(B, M, width),
         self._shape(B, M),
@@ -469,11 +509,11 @@ class Batch:
     for indices in by_trunk.values():
       # Neighbours see about as much of the trunk.
       indices.sort(key=lambda i: probes[i].anchor)
-      num_forks = _FORKS if len(indices) > _FEW else 1
       by_width: dict[int, list[int]] = {}
       for i in indices:
         by_width.setdefault(fork_width(len(probes[i].tokens)), []).append(i)
       for width, group in by_width.items():
+        num_forks = self._scorer.num_forks(len(indices), width)
         units.setdefault((num_forks, width), []).extend(
             group[i : i + num_forks] for i in range(0, len(group), num_forks)
         )

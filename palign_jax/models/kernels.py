@@ -18,6 +18,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from palign_jax.core import errors
@@ -73,21 +74,45 @@ class Backend:
       ConfigError: If a named one cannot.
     """
     if self.name != 'auto':
-      if refusals.get(self.name):
-        raise errors.ConfigError(
-            f'{need} attention by {self.name!r}: {refusals[self.name]}; take'
-            " 'auto' or 'xla'."
-        )
+      self._refuse(refusals.get(self.name), f', for {need!r}')
       return self.name
-    best = 'xla' if self.mesh is None else _best(self.mesh)
+    best = 'xla' if self.mesh is None else _best(self._device)
     return 'xla' if refusals.get(best) else best
+
+  def check(self, dtype: DTypeLike, H: int) -> None:
+    """Raises where a named column will be refused, before anything is traced.
+
+    Args:
+      dtype: Of a model's computation.
+      H: The width of its heads.
+
+    Raises:
+      ConfigError: If its devices are not these, or the model is not for it.
+    """
+    here = f'these devices are {self._device.device_kind!r}'
+    if self.name == 'pallas' and self.platform == 'gpu':
+      self._refuse(f'its kernels are for TPUs and {here}')
+    if self.name == 'cudnn':
+      if _best(self._device) != 'cudnn':
+        self._refuse(f'it needs NVIDIA GPUs and {here}')
+      self._refuse(kernels_cudnn.refusal(jnp.dtype(dtype), H))
+
+  def _refuse(self, reason: str | None, need: str = '') -> None:
+    """Raises if there is a reason."""
+    if reason:
+      raise errors.ConfigError(
+          f'config.compute.attention is {self.name!r}{need}: {reason}; take'
+          " 'auto' or 'xla'."
+      )
+
+  @property
+  def _device(self):
+    return jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
 
   @property
   def platform(self) -> str:
     """What is compiled for: 'cpu', 'gpu' or 'tpu'."""
-    if self.mesh is None:
-      return jax.default_backend()
-    return self.mesh.devices.flat[0].platform
+    return self._device.platform
 
   @property
   def interpret(self) -> bool:
@@ -98,8 +123,7 @@ class Backend:
 XLA = Backend('xla')
 
 
-def _best(mesh: Mesh) -> str:
-  device = mesh.devices.flat[0]
+def _best(device) -> str:
   if device.platform == 'tpu':
     return 'pallas'
   return 'cudnn' if 'NVIDIA' in device.device_kind else 'xla'

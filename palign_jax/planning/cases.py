@@ -68,8 +68,8 @@ def make(
   """Returns a case.
 
   Raises:
-    ConfigError: If no model is named, one is unknown, or the mesh does not
-      fit the slice or a model.
+    ConfigError: If no model is named, one is unknown, the mesh does not fit
+      the slice or a model, or the attention that is named does not.
   """
   s = settings
   mesh = mesh_lib.make(s.mesh, topology.devices)
@@ -82,8 +82,10 @@ def make(
         f' {", ".join(presets.PRESETS)}.'
     )
   case = Case(s, topology, mesh, student or None, teacher)
+  attention = kernels.Backend(s.compute.attention, mesh)
   for preset in filter(None, (case.student, case.teacher)):
     weights(preset, jnp.bfloat16, case.train_mesh)  # Raises if it cannot be.
+    attention.check(s.student.dtype, preset.model.head_dim)
   return case
 
 

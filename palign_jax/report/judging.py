@@ -117,7 +117,7 @@ def _verdicts(run: inputs.Run) -> list[blocks.Block]:
       for label, name, write in (
           ('probes', 'probes', count),
           ('abstained', 'abstained', count),
-          ('margin below 0.1 nat', 'margin_below_0.1', share),
+          ('within 0.1 nat of the threshold', 'within_0.1_nat', share),
           ('“enough” followed by “not enough”', 'violations', share),
           ('traces with such a fall', 'traces_with_violations', share),
           ('tokens of all prompts', 'prompt_tokens', count),

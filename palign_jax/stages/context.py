@@ -21,7 +21,7 @@ from palign_jax.core import (
     progress,
     workdir as workdir_lib,
 )
-from palign_jax.models import config as config_lib, decoder, lora
+from palign_jax.models import config as config_lib, decoder, kernels, lora
 from palign_jax.parallel import local, mesh as mesh_lib
 from palign_jax.sampling import loops, sampler as sampler_lib
 from palign_jax.stages import settings as settings_lib
@@ -96,6 +96,7 @@ class Context:
 
     Raises:
       CheckpointError: If it cannot be loaded.
+      ConfigError: If these devices cannot take it as the config says.
     """
     config = getattr(self.settings, which)
     if not config.path:
@@ -108,6 +109,8 @@ class Context:
     tokenizer = tokenizer_lib.load(model.folder)
     hf_import.check_vocab(model, tokenizer.size)
     self._check_mesh(config.path, model.config)
+    attention = kernels.Backend(self.settings.compute.attention, self.mesh)
+    attention.check(dtype, model.config.head_dim)
     return Student(model, tokenizer, model.params, 0.0, dtype)
 
   def check_rows(self) -> None:

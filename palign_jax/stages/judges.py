@@ -25,6 +25,8 @@ from palign_jax.stages import context as context_lib, settings, turns
 from palign_jax.text import sentences
 
 _LABEL_ROOM = 8  # Tokens of a label, at most.
+# How often memory ended: groups of traces, tokens read together were halved.
+RETREATS = ('halved', 'narrowed')
 
 
 def check(context: context_lib.Context) -> None:
@@ -41,11 +43,12 @@ def check(context: context_lib.Context) -> None:
   name, most = context.settings.prompts.judge, limit(context, t.verdict)
   length = len(reading_lib.prompt_tokens(student.tokenizer, name, empty, 0))
   if length >= most:
+    lower = t.verdict == 'generate'
     raise errors.ConfigError(
         f'config.prompts.judge: {name!r} takes {length} tokens before a'
         f' question or prefix is in it, the context leaves {most}; take a'
-        ' shorter prompt, a student of more positions, or a lower'
-        ' config.truncate.max_tokens.'
+        ' shorter prompt, or a student of more positions'
+        f'{", or lower config.truncate.max_tokens" if lower else ""}.'
     )
 
 
@@ -97,6 +100,11 @@ class Judges:
       budget = memory.budget(gib, context.local_mesh)
     said = context.peers.gather(budget, 'the memory to judge in')
     self._budget = None if budget is None else min(said)
+
+  @property
+  def threshold(self) -> float:
+    """The p_enough from which on a verdict is enough: the band's upper edge."""
+    return self.calibration.threshold + self._t.abstain
 
   @functools.cached_property
   def chosen(self) -> judge_lib.LabelJudge | reply.GenerateJudge:
@@ -170,13 +178,14 @@ class Judges:
     )
 
   def taken(self) -> parts_lib.Tally:
-    """Returns the tokens of all kinds that judging has taken so far."""
+    """Returns the tokens and the retreats that judging has taken so far."""
     tokens = self.chosen.num_tokens
     if 'verifier' in self.__dict__:
       tokens += self.verifier.num_tokens
     taken = {'tokens': tokens, 'prompt_tokens': self.chosen.prompt_tokens}
     if self._t.verdict != 'generate':
-      taken['trunk_tokens'] = self.chosen.trunk_tokens
+      for name in ('trunk_tokens', *RETREATS):
+        taken[name] = getattr(self.chosen, name)
     return taken
 
   def facts(self, tally: parts_lib.Tally) -> dict[str, Any]:
@@ -193,6 +202,7 @@ class Judges:
     }
     if self._t.verdict != 'generate':
       facts['trunk_tokens'] = int(tally.get('trunk_tokens', 0))
+      facts['out_of_memory'] = {k: int(tally.get(k, 0)) for k in RETREATS}
       facts['calibration'] = self.calibration.facts()
     return {**facts, **context_lib.totals(tally)}
 

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 import itertools
 from typing import Any
 
-from palign_jax.judging import reading as reading_lib, rules, search, verified
+from palign_jax.judging import (
+    calibration,
+    reading as reading_lib,
+    rules,
+    search,
+    verified,
+)
 from palign_jax.stages import context as context_lib, settings
 
 Row = dict[str, Any]
@@ -129,11 +135,14 @@ def _judged(
   return row
 
 
-def counts(rows: Sequence[Row], t: settings.Truncate) -> dict[str, Any]:
-  """Returns what the summary says of all rows."""
+def counts(
+    rows: Sequence[Row], t: settings.Truncate, threshold: float
+) -> dict[str, Any]:
+  """Returns what the summary says of all rows; for `threshold` see `kept`."""
   probes = [probe for row in rows for probe in row['probes']]
   margins = [p['margin'] for p in probes if p['margin'] is not None]
-  near = sum(abs(margin) < 0.1 for margin in margins)
+  edge = calibration.log_odds(threshold)
+  near = sum(abs(margin - edge) < 0.1 for margin in margins)
   ratios = [r['prefix_ratio'] for r in rows if r['status'] == 'kept']
   proofs = [p for r in rows for p in r.get('rollouts', ())]
   facts = {
@@ -142,7 +151,7 @@ def counts(rows: Sequence[Row], t: settings.Truncate) -> dict[str, Any]:
       'reason': context_lib.count(r['reason'] or 'sufficient' for r in rows),
       'probes': len(probes),
       'abstained': sum(r['abstained'] for r in rows),
-      'margin_below_0.1': round(near / max(len(margins), 1), 4),
+      'within_0.1_nat': round(near / max(len(margins), 1), 4),
       'mean_prefix_ratio': round(sum(ratios) / max(len(ratios), 1), 4),
       **_monotonicity(rows, t.search == 'curve'),
   }

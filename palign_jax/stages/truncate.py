@@ -53,6 +53,7 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
   )
   size = context.settings.compute.group
   groups = [traces[i : i + size] for i in range(0, len(traces), size)]
+  t = context.settings.truncate
   with contextlib.ExitStack() as stack:
     parts = stack.enter_context(
         context_lib.open_parts(context, FILE, lambda row: row['id'])
@@ -67,10 +68,26 @@ def run(context: context_lib.Context) -> Mapping[str, Any]:
     facts = judges.facts(parts.totals())
     rows = parts.rows(trace['id'] for trace in traces)
     # Before the merge: a run that is killed meanwhile goes on from the parts.
-    if context.settings.truncate.yardstick.traces and not context.peers.index:
+    if t.yardstick.traces and not context.peers.index:
       facts['yardstick'] = _measure(context, judges, traces, rows)
     parts.merge(rows)
-  return {**prefixes.counts(rows, context.settings.truncate), **facts}
+    _note_retreats(context, parts)
+  return {**prefixes.counts(rows, t, judges.threshold), **facts}
+
+
+def _note_retreats(
+    context: context_lib.Context, parts: parts_lib.Parts
+) -> None:
+  """Has the manifest say from which row on memory forced other batches."""
+  totals = parts.totals()
+  changed = {
+      f'judging.{name}': [0, totals[name]]
+      for name in judges_lib.RETREATS
+      if totals.get(name)
+  }
+  if changed and not context.peers.index:
+    rows = {'truncate': parts.num_before(judges_lib.RETREATS)}
+    context.workdir.note({'changed': changed, 'rows': rows})
 
 
 def _share(
@@ -133,9 +150,7 @@ def _cut(
         len(traces),
         limit,
     )
-  # The band's upper edge: below it no single verdict says enough either.
-  threshold = judges.calibration.threshold + t.abstain
-  pick = rules.find(t.rule, num=t.stable, threshold=threshold)
+  pick = rules.find(t.rule, num=t.stable, threshold=judges.threshold)
   begin = search.find(t.search, pick)
   found = judges.chosen.search(wanted, lambda r: begin(r.num_cuts), advance)
   if t.verdict == 'verified':
@@ -150,7 +165,7 @@ def _cut(
       prefixes.dropped(row, readings[row['id']].trace.ends, reasons[row['id']])
       if reasons[row['id']]
       else prefixes.kept(
-          row, readings[row['id']], found[row['id']], t, threshold
+          row, readings[row['id']], found[row['id']], t, judges.threshold
       )
       for row in traces
   ]

@@ -122,6 +122,18 @@ def test_what_rows_took_adds_up_over_sessions(tmp_path, monkeypatch):
   assert parts_lib.num_rows(parts_lib.folder(file)) == 3
 
 
+def test_how_many_rows_came_before_something_was_counted(tmp_path):
+  file = tmp_path / 'rows.jsonl'
+  for process, counted in ((0, [0, 0, 2, 0]), (1, [0, 0, 0]), (2, [1, 0])):
+    peers = fakes.Peers.team(3)[process]
+    with open_(file, max_rows=1, peers=peers) as parts:
+      for i, number in enumerate(counted):
+        parts.add({'id': f'{process}{i}'}, halved=number)
+      # What this process has written, and what it has read.
+      assert parts.num_before(['narrowed', 'halved']) == [2, 5, 5][process]
+      assert parts.num_before(['narrowed']) == [4, 7, 9][process]
+
+
 def together(file, *hosts):
   """Runs a function on each of some hosts, as threads; returns the results."""
   with futures.ThreadPoolExecutor(len(hosts)) as pool:

@@ -83,6 +83,16 @@ def test_what_bears_on_the_last_bits_of_rows_is_recorded(place):
   assert second['changed'] == {'mesh.data': [1, 2]}
 
 
+def test_what_became_clear_under_way_is_recorded_too(place):
+  change = {'changed': {'judging.halved': [0, 1]}, 'rows': {'truncate': 2}}
+  place.note(change)
+  place.note(change)
+  place.open(CONFIG, {'inputs': INPUTS})
+  first, second = manifest(place)['changes']
+  assert first == second | {'at': first['at']} == {**change, 'at': first['at']}
+  assert manifest(place)['inputs'] == INPUTS
+
+
 def test_a_change_between_stages_bears_on_nothing(place):
   begin(place, 'teach')
   place.finish('teach', {})

@@ -33,6 +33,14 @@ def test_a_chance_is_a_sigmoid_that_does_not_overflow():
   assert calibration_lib.chance(1.5) == pytest.approx(1 / (1 + np.exp(-1.5)))
 
 
+def test_log_odds_are_finite():
+  for margin in (-3.0, 0.0, 1.5):
+    chance = calibration_lib.chance(margin)
+    assert calibration_lib.log_odds(chance) == pytest.approx(margin)
+  assert 20 < calibration_lib.log_odds(1.2) < 21
+  assert -21 < calibration_lib.log_odds(-0.2) < -20
+
+
 def test_the_prior_is_subtracted_before_the_scale():
   fitted = calibration_lib.Calibration(0.5, prior=True, slope=2.0, offset=-1.0)
   assert fitted.margin(3.0, 1.0) == 3.0

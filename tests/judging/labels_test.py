@@ -51,14 +51,23 @@ def test_where_they_part(yes, no, expected):
   assert find(Spelling(yes, no)) == expected
 
 
-@pytest.mark.parametrize(
-    'yes, no', [([1, 2], [1, 2, 3]), ([1, 2, 3], [1, 2]), ([1, 2], [1, 2])]
+CURE = (
+    "; take another student, or set config.truncate.verdict='generate' and"
+    ' config.truncate.yardstick.traces=0.'
 )
+
+
+@pytest.mark.parametrize('yes, no', [([1, 2], [1, 2, 3]), ([1, 2, 3], [1, 2])])
 def test_one_that_begins_the_other_tells_nothing_apart(yes, no):
-  spelling = Spelling(yes, no)
-  if yes == no:  # A tokenizer that writes both alike comes back as one.
-    spelling._back[tuple(yes)] = prompts.NOT_ENOUGH
-  with pytest.raises(errors.ConfigError, match='config.student.path: .* the'):
+  with pytest.raises(errors.ConfigError) as e:
+    find(Spelling(yes, no))
+  assert str(e.value).startswith('config.student.path: in the tokens of folder')
+  assert str(e.value).endswith('that no token tells them apart' + CURE)
+
+
+def test_both_written_alike():
+  spelling = Spelling([1, 2], [1, 2], {(1, 2): prompts.NOT_ENOUGH})
+  with pytest.raises(errors.ConfigError, match=r'\[ENOUGH\], which comes back'):
     find(spelling)
 
 
@@ -68,7 +77,7 @@ def test_a_vocabulary_that_cannot_spell_a_label(back):
   with pytest.raises(errors.ConfigError) as e:
     find(spelling)
   assert 'config.student.path' in str(e.value) and '[ENOUGH]' in str(e.value)
-  assert "config.truncate.verdict='generate'" in str(e.value)
+  assert str(e.value).endswith(f'comes back as {back!r}' + CURE)
 
 
 def test_white_space_and_case_may_be_lost():

@@ -45,6 +45,14 @@ def generate_judge(model, tokenizer, temperature):
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_a_reply_is_kept_and_read(model, tokenizer, temperature):
   judge, done = generate_judge(model, tokenizer, temperature), []
+  run, drawn = judge._sampler.run, []
+
+  def spy(requests):
+    for completion in run(requests):
+      drawn.append(len(completion.tokens))
+      yield completion
+
+  judge._sampler.run = spy
   found = tiny.verdicts(judge, advance=done.append)
   for known in found.values():
     for verdict in known.values():
@@ -56,16 +64,13 @@ def test_a_reply_is_kept_and_read(model, tokenizer, temperature):
   for trace in tiny.TRACES:
     alone |= tiny.verdicts(judge, [trace])
   assert alone == found
-  assert (
-      judge.num_tokens
-      == judge.prompt_tokens
-      == 2
-      * sum(
-          len(reading_lib.prompt_tokens(tokenizer, 'brief', trace, n))
-          for trace in tiny.TRACES
-          for n in range(len(trace.ends) + 1)
-      )
+  assert judge.prompt_tokens == 2 * sum(
+      len(reading_lib.prompt_tokens(tokenizer, 'brief', trace, n))
+      for trace in tiny.TRACES
+      for n in range(len(trace.ends) + 1)
   )
+  assert (sum(drawn) > 0) == (temperature > 0)  # Greedily it ends at once.
+  assert judge.num_tokens == judge.prompt_tokens + sum(drawn)
 
 
 class Parrot(sampler_lib.Sampler):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import socket
 import subprocess
@@ -271,6 +272,22 @@ def test_rows_follow_from_the_budget_and_the_compiled_program():
     under(1).groups([1000])
 
 
+@pytest.mark.parametrize(
+    'judge_tokens, rows', [(128, 1), (1024, 4), (16_384, 1)]
+)
+def test_room_for_any_fork_is_never_told_in_vain(judge_tokens, rows):
+  scorer = make(judge_tokens=judge_tokens)
+  trunks = memory.needed(scorer.trunk_program(rows, 512))
+  forks = max(map(memory.needed, scorer.fork_programs(rows, 512)))
+  holds = lambda budget: make(
+      budget=budget, judge_tokens=judge_tokens
+  ).holds_any_fork(rows, 512, trunks)
+  assert not holds(forks - 1)
+  assert holds(100 * forks)
+  if judge_tokens > 1024:  # Many times what a lone trunk's chunk needs.
+    assert forks > 2 * trunks
+
+
 def test_what_the_program_needs_does_not_grow_with_the_rows_it_does_not_read():
   scorer = make()
   extra = lambda num: (
@@ -293,10 +310,38 @@ def test_the_greediest_forks_are_counted_in():
 
 def test_of_a_lone_trunk_less_is_read_together():
   scorer = make(judge_tokens=512)
-  assert scorer.chunk_rows(4, 4) == 4
-  assert scorer.narrow() and scorer.chunk_rows(4, 4) == 2
+  forks = lambda: [scorer.num_forks(9, width) for width in (8, 32, 256)]
+  assert (scorer.chunk_rows(4, 4), forks()) == (4, [16, 16, 2])
+  assert scorer.narrow()
+  assert (scorer.chunk_rows(4, 4), forks()) == (2, [16, 8, 1])
   assert scorer.narrow() and not scorer.narrow()
-  assert scorer.chunk_rows(4, 4) == 1
+  assert (scorer.chunk_rows(4, 4), forks()) == (1, [16, 4, 1])
+
+
+@pytest.mark.parametrize('judge_tokens', [128, 1000, 2048, 65_536])
+def test_forks_of_any_length_keep_to_the_bound(judge_tokens):
+  scorer = make(judge_tokens=judge_tokens)
+  sized = max(math.prod(shape) for shape in scorer._fork_shapes())
+  for width in map(trunk_scorer.fork_width, range(1, 1025)):
+    for wanted in (1, 99):
+      num = scorer.num_forks(wanted, width)
+      tokens = num * width * scorer.fork_rows(num, width, 99)
+      assert tokens <= max(judge_tokens, width)
+      assert tokens <= max(1.5 * sized, width)
+
+
+def test_long_forks_are_read_fewer_at_a_time():
+  anchors = (0, 77, 130, 300, 301)
+  tails = [trunk(9, 200 + n) for n in anchors]
+  probes = [
+      trunk_scorer.Probe(0, at, tail, 1, 2)
+      for at, tail in zip(anchors, tails, strict=True)
+  ]
+  scorer = make(judge_tokens=512)
+  got = scorer.open(TRUNKS[3:4]).score(probes)
+  np.testing.assert_allclose(got, reread(probes, TRUNKS[3:4]), atol=1e-5)
+  shapes = [key[3:] for key in scorer._programs if key[0] == 'forks']
+  assert shapes and max(map(math.prod, shapes)) <= 512
 
 
 def test_lack_of_memory_is_told_apart():
@@ -319,8 +364,13 @@ def test_few_programs(caplog):
   batch.score(PROBES)
   for probe in PROBES[:9]:
     batch.score([probe])
-  # Two for trunks; forks of 4 or 8 tokens, one by one or many.
-  assert len(scorer._programs) == 6
+  # Two for trunks; forks of 4 or 8 tokens, one by one or many; and the empty
+  # cache, however often it is made.
+  assert len(scorer._programs) == 7
+  batch.release()
+  batch.score(PROBES[:1])
+  scorer.open(TRUNKS)
+  assert len(scorer._programs) == 7
 
 
 @pytest.mark.parametrize(

@@ -238,8 +238,9 @@ def test_a_named_backend_is_taken_or_refused():
   half = lambda *shape: normal(*shape).astype(jnp.bfloat16)
   qkv = (half(1, 8, 2, 16),) * 3
   cudnn = kernels.Backend('cudnn')
-  with pytest.raises(errors.ConfigError, match='packed rows apart; take'):
+  with pytest.raises(errors.ConfigError, match='apart; take') as e:
     kernels.causal(cudnn, *qkv, jnp.zeros((1, 8), jnp.int32))
+  assert "config.compute.attention is 'cudnn', for 'causal': " in str(e.value)
   with pytest.raises(errors.ConfigError, match='got float32; take'):
     kernels.causal(cudnn, *(normal(1, 8, 2, 16),) * 3, None)
   with pytest.raises(errors.ConfigError, match='128 and got 12; take'):
@@ -251,6 +252,43 @@ def test_a_named_backend_is_taken_or_refused():
     kernels.beside(PALLAS, *own, *cache, *places)
   with pytest.raises(errors.ConfigError, match="called 'flash'; these are: au"):
     kernels.Backend('flash')
+
+
+GPU = 'gpu', 'NVIDIA H100 80GB HBM3'
+TPU = 'tpu', 'TPU v5 lite'
+
+
+@pytest.mark.parametrize(
+    'name, device, dtype, H, why',
+    [
+        ('cudnn', ('cpu', 'cpu'), 'bfloat16', 64, 'needs NVIDIA .* are .cpu'),
+        ('cudnn', TPU, 'bfloat16', 64, "needs NVIDIA GPUs .* 'TPU v5 lite'"),
+        ('cudnn', ('gpu', 'AMD MI300X'), 'bfloat16', 64, "are 'AMD MI300X'"),
+        ('cudnn', GPU, 'float32', 64, 'float16 and got float32'),
+        ('cudnn', GPU, 'bfloat16', 12, '128 and got 12'),
+        ('pallas', GPU, 'bfloat16', 64, "are for TPUs and .* 'NVIDIA H100"),
+    ],
+)
+def test_a_named_backend_is_held_against_the_devices(
+    name, device, dtype, H, why
+):
+  backend = kernels.Backend(name, fake_mesh(*device))
+  message = rf"config\.compute\.attention is '{name}': .*{why}.*; take 'auto' o"
+  with pytest.raises(errors.ConfigError, match=message):
+    backend.check(dtype, H)
+
+
+@pytest.mark.parametrize(
+    'name, device',
+    [
+        ('cudnn', GPU),
+        ('pallas', TPU),
+        ('pallas', ('cpu', 'cpu')),  # Interpreted, for tests.
+        *((n, d) for n in ('auto', 'xla') for d in (GPU, TPU, ('cpu', 'cpu'))),
+    ],
+)
+def test_it_is_taken_where_it_runs(name, device):
+  kernels.Backend(name, fake_mesh(*device)).check('bfloat16', 64)
 
 
 def test_packed_rows_never_reach_cudnn():

@@ -317,7 +317,7 @@ def _judged(traces: int) -> dict[str, Any]:
       'probes': 6 * traces,
       'no_prefix': 3,
       'abstained': 2,
-      'margin_below_0.1': 0.0312,
+      'within_0.1_nat': 0.0312,
       'violations': 0.0541,
       'traces_with_violations': 0.2167,
       'prompt_tokens': 812_000,

@@ -12,6 +12,7 @@ import pytest
 from configs import common
 from palign_jax.checkpoints import hf_import
 from palign_jax.core import errors, jsonl, stopping
+from palign_jax.judging import trunk_scorer
 from palign_jax.stages import sft
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from tests import fakes
@@ -505,6 +506,56 @@ def test_a_curve_tells_where_every_rule_would_cut(start):
   assert facts['violations'] == round(falls / len(pairs), 4)
   assert 0 <= facts['traces_with_violations'] <= 1
   assert facts['trunk_tokens'] < facts['tokens'] < facts['prompt_tokens']
+
+
+def test_near_is_near_the_threshold(start):
+  run = start(JUDGED, **CURVE)
+  near = lambda at: [
+      abs(p['margin'] - at) < 0.1
+      for row in run.rows('truncate/prefixes.jsonl')
+      for p in row['probes']
+  ]
+  share = lambda at: round(sum(near(at)) / len(near(at)), 4)
+  margins = sorted(
+      p['margin']
+      for row in run.rows('truncate/prefixes.jsonl')
+      for p in row['probes']
+  )
+  assert summary(run, 'truncate')['within_0.1_nat'] == share(0.0)
+  middle = len(margins) // 2  # About half are nearer than 0.1 nat to the edge.
+  edge = sum(margins[middle - 1 : middle + 1]) / 2 + 0.1
+  assert share(edge) != share(0.0)
+  shutil.rmtree(run.path)
+  # The band's upper edge: from there on a verdict is enough.
+  upper = float(1 / (1 + np.exp(-edge)))
+  run = start(
+      JUDGED,
+      truncate__search='curve',
+      truncate__threshold=upper - 0.01,
+      truncate__abstain=0.01,
+  )
+  assert summary(run, 'truncate')['within_0.1_nat'] == share(edge)
+
+
+def test_an_end_of_memory_leaves_its_trace(start, monkeypatch):
+  """The second group does not fit: the files say so, and from which row on."""
+  opened, take = [], trunk_scorer.TrunkScorer.open
+
+  def scarce(self, trunks):
+    opened.append(len(trunks))
+    if len(trunks) > 1 and len(opened) > 1:
+      raise trunk_scorer.OutOfMemory('no room')
+    return take(self, trunks)
+
+  monkeypatch.setattr(trunk_scorer.TrunkScorer, 'open', scarce)
+  run = start(JUDGED)
+  assert opened == [2, 2, 1, 1]
+  assert len(run.rows('truncate/prefixes.jsonl')) == 4
+  facts = summary(run, 'truncate')
+  assert facts['out_of_memory'] == {'halved': 1, 'narrowed': 0}
+  (change,) = json.loads((run.path / 'manifest.json').read_text())['changes']
+  assert change['changed'] == {'judging.halved': [0, 1]}
+  assert change['rows'] == {'truncate': 2}
 
 
 def test_a_shared_trunk_changes_no_row(start):

@@ -200,32 +200,33 @@ class TrunkScorer:
     """Returns what the greediest program needs; None if XLA has no room."""
     try:
       trunks = memory.needed(self.trunk_program(num_rows, size))
-      if self.holds_any_fork(num_rows, size, trunks):
+      if self.holds_any_fork(num_rows, size):
         return trunks
       forks = self.fork_programs(num_rows, size)
       return max(trunks, *map(memory.needed, forks))
     except OutOfMemory:
       return None
 
-  def holds_any_fork(self, num_rows: int, size: int, trunks: int) -> bool:
+  def holds_any_fork(self, num_rows: int, size: int) -> bool:
     """Returns whether the budget holds any program of forks; compiles none.
 
     What a program takes beside weights and cache grows with its rows or its
-    tokens: by these we go up from the chunk's program, and then double it.
+    tokens: by these we go up from the chunk's, and double that, as it is by
+    estimate (on a CPU half as much again has been seen).
 
     Args:
       num_rows: Trunks of a row shard.
       size: As of `capacity`.
-      trunks: Bytes that `trunk_program` takes.
     """
     held = memory.per_device(self._params)
     held += memory.per_device(self._abstract_cache(num_rows, size))
+    use = self.trunk_program(num_rows, size).memory_analysis()
     rows = self.chunk_rows(num_rows, num_rows)
     times = max(
         per_shard * max(num_forks * width / _CHUNK, 1) / rows
         for num_forks, width, per_shard in self._fork_shapes()
     )
-    return held + 2 * times * (trunks - held) <= self._budget
+    return held + 2 * times * use.temp_size_in_bytes <= self._budget
 
   def chunk_shape(self, num_rows: int) -> tuple[int, int]:
     """Returns rows and tokens of the chunk that `trunk_program` reads."""

@@ -222,7 +222,7 @@ def _judge(case: cases.Case) -> Step:
   except trunk_scorer.OutOfMemory as e:
     trunks = measure.refused(e, weights + kv)
   need = trunks.need
-  if not note and not scorer.holds_any_fork(num, size, need):
+  if not note and not scorer.holds_any_fork(num, size):
     forks = scorer.fork_programs(num, size)
     need = max(need, *(measure.of(p, shape).need for p in forks))
   rows, width = scorer.chunk_shape(num)

@@ -13,7 +13,8 @@
 #   stop     SIGTERM to main on all workers
 #   restart  after a preemption: a new slice if the old one is gone, setup, run
 #   watch    waits for the run's end, with a restart after every preemption and
-#            when main was killed (3 times at most within minutes of a start)
+#            when main was killed or has lost a worker (3 times at most within
+#            minutes of a start)
 #   delete   gives the slice back
 #
 # The same flags serve all of them; a step that is done already is left alone,
@@ -295,19 +296,21 @@ restart() {
 }
 
 # Prints ended, failed, killed, running or idle: what the workers do together.
-# A code above 128 is nothing that main has said: it was killed, or a machine
-# has gone and JAX has ended the others; the slice may still look READY.
+# A code above 128 is no error, though the slice may still look READY: main was
+# killed (137, 139), which may be why another worker says 1, or it has lost
+# another worker (134), which may be by an error there.  One that is not running
+# and has no code was killed with its service.
 progress() {
   local lines
   lines=$(status) || exit 1
-  if grep -Eq ': ended with ([1-9]|[1-9][0-9]|1[01][0-9]|12[0-8])$' <<< "$lines"; then
+  if grep -Eq ': ended with (129|13[0-35-9]|1[4-9][0-9]|2[0-9]{2})$' <<< "$lines"; then
+    echo killed
+  elif grep -Eq ': ended with ([1-9]|[1-9][0-9]|1[01][0-9]|12[0-8])$' <<< "$lines"; then
     echo failed
-  elif grep -q ': ended with [1-9]' <<< "$lines"; then
+  elif grep -Eq ': (ended with 134|not running)$' <<< "$lines"; then
     echo killed
-  elif grep -q ': \(running\|waiting\)$' <<< "$lines"; then
+  elif grep -q ': running$' <<< "$lines"; then
     echo running
-  elif grep -q ': not running$' <<< "$lines"; then
-    echo killed
   elif grep -q ': not ' <<< "$lines"; then
     echo idle
   elif grep -q ': ended with 0$' <<< "$lines"; then

@@ -8,7 +8,7 @@ import sys
 
 from absl import flags, logging
 
-from palign_jax.core import errors
+from palign_jax.core import errors, peers
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -55,9 +55,18 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Turns what a user can mend into one line on stderr and exit status 1."""
+  """Turns what a user can mend into one line on stderr and exit status 1.
+
+  Where a process of several is lost, all that can be done is told as well.
+  """
   try:
     yield
+  except peers.PeerLost as e:
+    print(
+        f'Error: {e.reason}; finished work is kept, start all processes again.',
+        file=sys.stderr,
+    )
+    raise
   except errors.PalignError as e:
     sys.exit(f'Error: {e}')
   except OSError as e:  # A full disk, a folder that vanished.

@@ -13,8 +13,26 @@ from palign_jax.core import errors, stopping
 _T = TypeVar('_T')
 
 
+LOST = 134  # SIGABRT: how JAX ends a process if it is the first to notice.
+
+
 class PeerError(errors.PalignError):
-  """Another process of the run has ended, or does something else."""
+  """Another process of the run has failed, or does something else."""
+
+
+class PeerLost(SystemExit):
+  """Another process is gone, or has not come, and nobody knows of an error.
+
+  It may have been killed, or its machine be starting anew: all are to be
+  started again.  Ends this process with `LOST`, through every `with`.
+
+  Attributes:
+    reason: What is known.
+  """
+
+  def __init__(self, reason: str):
+    super().__init__(LOST)
+    self.reason = reason
 
 
 @typing.runtime_checkable  # For the type checks of the tests.
@@ -32,7 +50,8 @@ class Peers(Protocol):
       at: Names the place; the same for all.
 
     Raises:
-      PeerError: If one has ended, or is at another place.
+      PeerError: If one has failed, or is at another place.
+      PeerLost: If one is gone.
       Stopped: If one was told to end.
     """
     ...

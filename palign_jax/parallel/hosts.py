@@ -13,7 +13,7 @@ import os
 
 import jax
 
-from palign_jax.core import errors
+from palign_jax.core import errors, peers
 
 AUTO = 'PALIGN_HOSTS'
 COORDINATOR = 'PALIGN_COORDINATOR'
@@ -31,7 +31,9 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     environment: Where the variables above are looked up.
 
   Raises:
-    ConfigError: If they are incomplete or wrong, or the others not to be found.
+    ConfigError: If they are incomplete or wrong, or there is no such cluster.
+    PeerLost: If the others do not come.  In most cases JAX notices first and
+      ends the process, with the same code.
   """
   given = [name for name in _EXPLICIT if environment.get(name)]
   if mode := environment.get(AUTO):
@@ -44,7 +46,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
       raise errors.ConfigError(
           f'{AUTO}=auto and {", ".join(given)} are both set; unset one.'
       )
-    _initialize(f'{AUTO}=auto: no TPU pod or Slurm job that JAX knows')
+    _initialize(f'{AUTO}=auto: the other hosts cannot be met')
   elif given:
     address, count, index = _explicit(environment)
     _initialize(
@@ -87,9 +89,16 @@ def _initialize(trouble: str, **parameters) -> None:
   jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(**parameters)
-  except (ValueError, RuntimeError) as e:
-    reason = str(e).partition('\n')[0].rstrip('.')
+  except ValueError as e:
     raise errors.ConfigError(
-        f'{trouble} ({reason}); start every process within 5 minutes, with'
-        f' {", ".join(_EXPLICIT)} or {AUTO}=auto.'
+        f'{AUTO}=auto: no TPU pod or Slurm job that JAX knows ({_line(e)}); set'
+        f' {", ".join(_EXPLICIT)} in its place.'
     ) from e
+  except RuntimeError as e:
+    raise peers.PeerLost(
+        f'{trouble} within 5 minutes ({_line(e)})'
+    ) from e
+
+
+def _line(error: Exception) -> str:
+  return str(error).partition('\n')[0].rstrip('.')

@@ -5,9 +5,12 @@ come hours apart (a collective would time out), one that waits can be stopped,
 and no device waits with it.
 """
 
+import atexit
 from collections.abc import Iterator
 import contextlib
 import json
+import os
+import sys
 import time
 from typing import Any
 
@@ -40,6 +43,9 @@ def joined() -> Iterator[peers_lib.Peers]:
     )
     peers.leave(stopping.EXIT_CODE, 'told to end')
     raise
+  except peers_lib.PeerLost as e:
+    peers.leave(peers_lib.LOST, e.reason)
+    raise
   except BaseException as e:
     peers.leave(1, str(e).partition('\n')[0] or type(e).__name__)
     raise
@@ -59,7 +65,8 @@ class Hosts:
     """Returns the value of every process, once all have come here."""
     self._turn += 1
     place = f'palign/{self._turn}/'
-    self._client.key_value_set(f'{place}{self.index}', json.dumps([at, value]))
+    said = json.dumps([at, value])
+    self._ask('key_value_set', f'{place}{self.index}', said)
     said = [json.loads(text) for text in self._wait(place)]
     for host, (where, _) in enumerate(said):
       if where != at:
@@ -83,13 +90,19 @@ class Hosts:
       pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
   def _look(self, place: str) -> list[tuple[str, str]]:
+    return self._ask('key_value_dir_get', place)
+
+  def _ask(self, call: str, *args: str) -> Any:
+    """Asks the store, which process 0 keeps.
+
+    Raises:
+      PeerLost: If it does not answer.
+    """
     try:
-      return self._client.key_value_dir_get(place)
-    except RuntimeError as e:  # Process 0, which keeps the store, is gone.
+      return getattr(self._client, call)(*args)
+    except RuntimeError as e:
       reason = str(e).partition('\n')[0]
-      raise peers_lib.PeerError(
-          f'host 0 does not answer ({reason}); start all processes again.'
-      ) from e
+      raise peers_lib.PeerLost(f'host 0 does not answer ({reason})') from e
 
   def check(self) -> None:
     """Raises if this process or another was told to end, or has failed."""
@@ -105,9 +118,9 @@ class Hosts:
         stopping.check()
       elif code and not key.endswith(f'/{self.index}'):
         host = key.rpartition('/')[2]
-        raise peers_lib.PeerError(
-            f'host {host} has ended with {code}: {reason}'
-        )
+        lost = code == peers_lib.LOST
+        error = peers_lib.PeerLost if lost else peers_lib.PeerError
+        raise error(f'host {host} has ended with {code}: {reason}')
 
   def leave(self, code: int, reason: str) -> None:
     """Tells the others, and waits until they leave too, but not for long."""
@@ -122,7 +135,17 @@ class Hosts:
         time.sleep(0.1)
       else:
         logging.warning('Not all hosts have ended; leaving without them.')
+        if code not in (0, stopping.EXIT_CODE):
+          # At exit JAX would wait 5 minutes for them, and then end with 134.
+          atexit.register(_exit, code)  # Comes before what JAX has registered.
         return
       jax.distributed.shutdown()
     except RuntimeError as e:
       logging.warning('Host 0 is gone already (%s).', str(e).split('\n')[0])
+
+
+def _exit(code: int) -> None:
+  """Ends the process here and now."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)

@@ -40,11 +40,17 @@ class Case:
   def mesh(self) -> Mesh:
     """The devices of one host, as stages have them that divide their rows.
 
+    They are those of a slice of one host, which stands for any of them.
+
     Raises:
       ConfigError: As main would, if they do not come out even.
     """
     whole = mesh_lib.whole_rows(self.train_mesh)
-    return local.mesh(whole, self.topology.devices[0].process_index)
+    own = local.mesh(whole, self.topology.devices[0].process_index)
+    if self.hosts == 1:
+      return own
+    devices = topology_lib.of_one_host(self.topology).devices
+    return mesh_lib.make(dict(own.shape), devices)
 
   @property
   def hosts(self) -> int:

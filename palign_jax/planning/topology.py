@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -95,3 +96,17 @@ def describe(name: str) -> Topology:
         f'--topology={name}: libtpu knows no such slice ({reason}).'
     ) from e
   return Topology(name, chip, sizes, tuple(found.devices))
+
+
+@functools.cache
+def of_one_host(topology: Topology) -> Topology:
+  """Returns a slice that is what one host of this one has.
+
+  For devices that are but a part of a slice libtpu 0.0.51 cannot compile every
+  program ('Unexpected device_id 5 [...] target has 4 device_id').
+  """
+  first = topology.devices[0].process_index
+  own = [d.coords for d in topology.devices if d.process_index == first]
+  sizes = [len(set(column)) for column in zip(*own, strict=True)]
+  sizes = sizes[: topology.chip.dims]
+  return describe(f'{topology.chip.name}:{"x".join(map(str, sizes))}')

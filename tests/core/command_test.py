@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from palign_jax.core import command, errors
+from palign_jax.core import command, errors, peers
 
 
 def test_our_errors_are_one_line():
@@ -21,6 +21,16 @@ def test_a_full_disk_names_the_file():
   with pytest.raises(SystemExit, match=message):
     with command.one_line_errors():
       raise OSError(errno.ENOSPC, 'No space left', '/run/a')
+
+
+def test_a_process_that_is_lost_is_no_error_of_this_one(capsys):
+  with pytest.raises(SystemExit) as e, command.one_line_errors():
+    raise peers.PeerLost('host 0 does not answer')
+  assert e.value.code == peers.LOST == 134
+  assert capsys.readouterr().err == (
+      'Error: host 0 does not answer; finished work is kept, start all'
+      ' processes again.\n'
+  )
 
 
 def test_bugs_keep_their_trace():

@@ -214,7 +214,11 @@ def next_ends(cloud, *codes):
 
 # The slice looks READY all the while; None goes on.
 @pytest.mark.parametrize(
-    'codes', [(134, 134), (137, 134), (134, None), (0, 139)]
+    'codes',
+    [
+        *((134, 134), (137, 134), (134, None), (0, 139), (137, None)),
+        (137, 1),  # An error that may come of the kill.
+    ],
 )
 def test_watch_starts_again_what_was_killed(cloud, codes):
   ok(tpu_vm(cloud, 'restart'))
@@ -227,9 +231,10 @@ def test_watch_starts_again_what_was_killed(cloud, codes):
   assert (cloud.folder / 'history').read_text() == 'created\n'
 
 
-def test_watch_starts_again_what_has_left_no_code(cloud):
+@pytest.mark.parametrize('workers', [WORKERS, WORKERS[:1], WORKERS[1:]])
+def test_watch_starts_again_what_has_left_no_code(cloud, workers):
   ok(tpu_vm(cloud, 'restart'))
-  for worker in WORKERS:  # systemd stops a service that ran out of memory.
+  for worker in workers:  # systemd stops a service that ran out of memory.
     (cloud.folder / worker / 'active').unlink()
   next_ends(cloud, 0)
   ok(tpu_vm(cloud, 'watch'))
@@ -256,9 +261,10 @@ def test_watch_gives_up_on_a_program_that_dies_at_once(cloud):
   assert starts(cloud) == 1 + 3
 
 
-def test_an_error_counts_more_than_whom_it_has_killed(cloud):
+@pytest.mark.parametrize('other', [134, 0, None])
+def test_an_error_counts_more_than_whom_it_has_killed(cloud, other):
   ok(tpu_vm(cloud, 'restart'))
-  end(cloud, 134, 1)
+  end(cloud, other, 1)
   refused(tpu_vm(cloud, 'watch'), 'main has failed on a worker; call logs')
   assert starts(cloud) == 1
 

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from palign_jax.core import errors
+from palign_jax.core import errors, peers
 from palign_jax.parallel import hosts
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,6 +88,24 @@ def test_no_cluster_to_be_found(monkeypatch):
   with pytest.raises(errors.ConfigError, match=message) as e:
     hosts.join({'PALIGN_HOSTS': 'auto'})
   assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    'environment, message',
+    [
+        (TWO, 'host 1 of 2 cannot meet the others at PALIGN_COORDINATOR=local'),
+        ({'PALIGN_HOSTS': 'auto'}, 'auto: the other hosts cannot be met'),
+    ],
+)
+def test_hosts_that_do_not_come_are_no_error(monkeypatch, environment, message):
+  def fail(**_):
+    raise RuntimeError('DEADLINE_EXCEEDED: Barrier timed out.\nMore.')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', fail)
+  with pytest.raises(peers.PeerLost) as e:
+    hosts.join(environment)
+  assert e.value.code == 134 and message in e.value.reason
+  assert e.value.reason.endswith(' (DEADLINE_EXCEEDED: Barrier timed out)')
 
 
 def test_two_processes_add_up():

@@ -1,16 +1,18 @@
 """What processes tell each other, over a store that is a dict here.
 
-tests/stages/hosts_test.py has real processes.
+The last two tests have real processes, as has tests/stages/hosts_test.py.
 """
 
 from concurrent import futures
 import json
+import signal
 
 import jax
 import pytest
 
 from palign_jax.core import peers as peers_lib, stopping
 from palign_jax.parallel import peers
+from tests import processes
 
 
 class Store:
@@ -20,11 +22,15 @@ class Store:
     self.values, self.gone = {}, False
 
   def key_value_set(self, key, value):
+    self._check()
     self.values[key] = value
 
-  def key_value_dir_get(self, start):
+  def _check(self):
     if self.gone:
       raise RuntimeError('UNAVAILABLE: failed to connect.\nMore.')
+
+  def key_value_dir_get(self, start):
+    self._check()
     return [(k, v) for k, v in self.values.items() if k.startswith(start)]
 
 
@@ -104,14 +110,29 @@ def test_one_that_has_finished_disturbs_nobody(store, monkeypatch):
   one.check()
 
 
-def test_host_0_is_gone(store, monkeypatch):
+def waits(one):
+  one.gather(None, at='here')
+
+
+@pytest.mark.parametrize('does', [peers.Hosts.check, waits])
+def test_host_0_is_gone(store, monkeypatch, does):
   one = host(monkeypatch, 1)
   store.gone = True
-  message = 'host 0 does not answer .UNAVAILABLE: failed to connect'
-  with pytest.raises(peers_lib.PeerError, match=message) as e:
-    one.gather(None, at='here')
-  assert '\n' not in str(e.value)
+  with pytest.raises(peers_lib.PeerLost) as e:
+    does(one)
+  assert e.value.code == 134  # Nobody has said that it failed.
+  assert e.value.reason == (
+      'host 0 does not answer (UNAVAILABLE: failed to connect.)'
+  )
   one.leave(1, 'x')  # Does not wait for it either.
+
+
+def test_who_has_lost_another_is_no_error_either(store, monkeypatch):
+  one, two, _ = (host(monkeypatch, i) for i in range(3))
+  two.leave(134, 'host 0 does not answer')
+  with pytest.raises(peers_lib.PeerLost) as e:
+    one.gather(None, at='here')
+  assert e.value.code == 134
 
 
 @pytest.mark.parametrize(
@@ -120,6 +141,7 @@ def test_host_0_is_gone(store, monkeypatch):
         (None, 0, 'finished'),
         (stopping.Stopped(), 75, 'told to end'),
         (OSError('full'), 1, 'full'),
+        (peers_lib.PeerLost('host 0 is gone'), 134, 'host 0 is gone'),
     ],
 )
 def test_however_one_leaves_the_others_hear(
@@ -130,6 +152,24 @@ def test_however_one_leaves_the_others_hear(
     with peers.joined():
       if raised:
         raise raised
-  except (stopping.Stopped, OSError) as e:
+  except (SystemExit, OSError) as e:
     assert e is raised
   assert json.loads(store.values['palign/end/2']) == [code, reason]
+
+
+def test_an_error_is_told_though_others_are_busy():
+  busy, failing = processes.start(2, 'tests.parallel.leaver', 'fails')
+  try:
+    output, _ = failing.communicate(timeout=60)  # JAX alone: 5 minutes, 134.
+  finally:
+    busy.kill()
+  assert failing.returncode == 1
+  assert 'Error: a.jsonl: broken.' in output
+
+
+def test_who_has_lost_process_0_has_not_failed():
+  started = processes.start(2, 'tests.parallel.leaver', 'killed')
+  codes = [code for code, _ in processes.finish(started)]
+  assert codes[0] == -signal.SIGKILL
+  # JAX is quicker than we are: by SIGABRT, which shells call 134.
+  assert codes[1] in (-signal.SIGABRT, peers_lib.LOST)

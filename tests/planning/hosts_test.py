@@ -63,8 +63,9 @@ def test_the_mesh_is_that_of_a_host(tmp_path, monkeypatch, name, hosts, mesh):
     own = run_of(case, tmp_path, monkeypatch, host).local_mesh
     assert own.shape == case.mesh.shape and own.size == 4
     assert {d.process_index for d in own.devices.flat} == {host}
-    if not host:
-      assert own is case.mesh
+    if not host:  # A slice of one host stands for it.
+      places = [[d.coords for d in m.devices.flat] for m in (own, case.mesh)]
+      assert places[0] == places[1]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,13 @@ def test_rows_are_rounded_to_what_a_host_splits(tmp_path):
   refused = tries.make({}, 'decode')
   changes = search_lib._own(tries, {}, 'decode', refused)
   assert next(changes) == {'compute.num_rows': 8}
+
+
+def test_a_program_in_which_all_devices_of_a_host_take_part(tmp_path):
+  made = config(tmp_path, **{'mesh.tensor': 4})
+  made.student.dtype = 'bfloat16'
+  plan = plan_lib.make(made, NAME, only=['judge'], search=False)
+  assert plan.fits and set(plan.made['judge'].collective_bytes) == {'tensor'}
 
 
 def test_a_host_of_many_takes_what_one_alone_takes(tmp_path):

@@ -9,6 +9,7 @@ import math
 
 import jax
 import numpy as np
+import pytest
 
 from palign_jax.checkpoints import store as store_lib
 from palign_jax.core import jsonl
@@ -63,6 +64,7 @@ def run(directory, until, sizes, ids):
   return jax.device_get(state.params)
 
 
+@pytest.mark.slow
 def test_from_four_devices_to_two(tmp_path):
   whole_ids, ids = [], []
   four, two = {'data': 2, 'fsdp': 2}, {'tensor': 2}

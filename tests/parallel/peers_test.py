@@ -163,6 +163,7 @@ def test_an_error_is_told_though_others_are_busy():
     output, _ = failing.communicate(timeout=60)  # JAX alone: 5 minutes, 134.
   finally:
     busy.kill()
+    busy.communicate()
   assert failing.returncode == 1
   assert 'Error: a.jsonl: broken.' in output
 

@@ -9,7 +9,7 @@ source launch/environment.sh requirements-dev.txt .venv
 # libtpu is here to compile for TPUs; nothing may look for one.
 export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3
 
-pyink --check --quiet palign_jax configs benchmarks tests
-ruff check --quiet palign_jax configs benchmarks tests
+pyink --check palign_jax configs benchmarks tests
+ruff check palign_jax configs benchmarks tests
 shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
 python -m pytest --numprocesses=auto --dist=loadfile "$@"

@@ -95,9 +95,7 @@ def _initialize(trouble: str, **parameters) -> None:
         f' {", ".join(_EXPLICIT)} in its place.'
     ) from e
   except RuntimeError as e:
-    raise peers.PeerLost(
-        f'{trouble} within 5 minutes ({_line(e)})'
-    ) from e
+    raise peers.PeerLost(f'{trouble} within 5 minutes ({_line(e)})') from e
 
 
 def _line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from palign_jax.core import keys
 from palign_jax.judging import (
     judge as judge_lib,
     reading as reading_lib,
+    reply as reply_lib,
     rules,
     search as search_lib,
     verified,
@@ -24,7 +25,12 @@ from palign_jax.judging import (
 
 Row = dict[str, Any]
 # What a row calls each judge's score.
-JUDGES = {'label': 'margin', 'prior': 'corrected', 'isotonic': 'isotonic'}
+JUDGES = {
+    'label': 'margin',
+    'prior': 'corrected',
+    'isotonic': 'isotonic',
+    'reply': 'reply',
+}
 _RESAMPLES = 1000
 
 
@@ -64,9 +70,11 @@ def measure(
     chosen: Mapping[str, int | None],
     judge: judge_lib.LabelJudge,
     verifier: verified.Verifier,
+    replier: reply_lib.GenerateJudge,
     *,
     num_cuts: int,
     k: int,
+    reply_limit: int,
 ) -> Measured:
   """Judges cuts of traces in every way.
 
@@ -75,15 +83,18 @@ def measure(
     chosen: Which cut of each the run has taken; None for none.
     judge: Without calibration.
     verifier: Draws and grades continuations.
+    replier: Judges in words, as the paper does: 1 for enough, 0 for not.
     num_cuts: Of each trace, beside the chosen one.
     k: Continuations of each.
+    reply_limit: Tokens that a prompt may have for a reply; longer ones get
+      none, which their rows say.
   """
   lengths = {
       r.trace.id: places(r.num_cuts, chosen.get(r.trace.id), num_cuts)
       for r in readings
   }
   meter = _Meter()
-  ask = lambda of: {
+  ask = lambda of, judge=judge: {
       name: found.verdicts
       for name, found in judge.search(
           readings, lambda r: search_lib.ask(of(r)), lambda count: None
@@ -95,6 +106,15 @@ def measure(
     empty = ask(lambda r: [0])
   with meter.of('isotonic', judge):
     curves = ask(lambda r: range(1, r.num_cuts + 1))
+  with meter.of('reply', replier):
+    fit = {
+        r.trace.id: replier.read(r.trace, reply_limit).num_cuts
+        for r in readings
+    }
+    replies = ask(
+        lambda r: [n for n in lengths[r.trace.id] if n <= fit[r.trace.id]],
+        replier,
+    )
   cuts = [(r.trace, n) for r in readings for n in lengths[r.trace.id]]
   with meter.of('rollouts', verifier):
     # Not the draws by which a verified cut was chosen: it would judge itself.
@@ -111,6 +131,7 @@ def measure(
     if not proof.rollouts:
       continue
     verdict, prior = labels[trace.id][n], empty[trace.id][0].margin
+    reply = replies[trace.id].get(n)
     rows.append(
         {
             'id': trace.id,
@@ -122,6 +143,7 @@ def measure(
             'prior': prior,
             'corrected': verdict.margin - prior,
             'isotonic': float(fitted[trace.id][n - 1]),
+            'reply': reply and float(reply.enough),
             'k': proof.rollouts,
             'passes': proof.passes,
             'label': int(proof.enough),
@@ -205,6 +227,7 @@ def too_early(rows: Sequence[Row]) -> tuple[int, int]:
 
 
 def _auroc(rows: Sequence[Row], field: str, seed: int) -> dict[str, Any]:
+  rows = [row for row in rows if row[field] is not None]
   scores = np.array([row[field] for row in rows], np.float64)
   labels = np.array([row['label'] for row in rows], bool)
   names = [row['id'] for row in rows]

@@ -138,7 +138,7 @@ def _forward(q, k, v, segments):
 
     parts.append(_loop(one, None, begin, end, (q_blocks,))[1])
   out, log_z = map(jnp.concatenate, zip(*parts, strict=True))
-  out, log_z = remat.named(by.join(out)), remat.named(by.join(log_z))
+  out, log_z = (remat.named(by.join(x), remat.ATTENTION) for x in (out, log_z))
   return out, (q, k, v, segments, out, log_z)
 
 

@@ -121,6 +121,7 @@ class Backend:
 
 
 XLA = Backend('xla')
+_named = functools.partial(remat.named, name=remat.ATTENTION)
 
 
 def _best(device) -> str:
@@ -164,7 +165,7 @@ def causal(
     args, specs = (*args, segments), (*specs, _ROWS)
   kernel = {
       'xla': flash.causal,
-      'cudnn': lambda q, k, v, _: remat.named(kernels_cudnn.causal(q, k, v)),
+      'cudnn': lambda q, k, v, _: _named(kernels_cudnn.causal(q, k, v)),
       'pallas': functools.partial(
           kernels_splash.causal, interpret=backend.interpret
       ),
@@ -207,7 +208,7 @@ def _in_parts(backend: Backend, q, k, v, segments, uneven: str | None):
   def part(q, k, v, segments):
     first = jax.lax.axis_index('sequence') * q.shape[1]
     rest = row(k), row(v), segments, row(segments)
-    return remat.named(attention.part(q, *rest, first))
+    return _named(attention.part(q, *rest, first))
 
   return _each(backend, part, specs, _PART)(q, k, v, segments)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from palign_jax.models import config as config_lib
+from palign_jax.models import config as config_lib, remat
 from palign_jax.parallel import rules
 
 # Of what lies beside a kernel and has no axis of its own to be split over fsdp.
@@ -118,7 +118,7 @@ class Projection(nnx.Module):
       down = _contract(x.astype(a.dtype), a, self.num_inputs, flat)
       delta = _contract(down, b, 1, flat) * a.dtype.type(lora_scale)
       y = (y.astype(delta.dtype) + delta).astype(x.dtype)
-    return y
+    return remat.named(y, remat.PROJECTION)
 
 
 class Block(nnx.Module):

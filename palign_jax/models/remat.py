@@ -1,14 +1,14 @@
 """What a layer keeps for the backward pass, and what is computed again.
 
 none            keeps everything: fastest while it fits
-dots            keeps what projections give; attention, norms and activations
-                of the MLP are computed again
+dots            keeps what projections and attention give; norms, rotations and
+                activations of the MLP are computed again, at little cost
 save_attention  keeps what attention gives, with its log-sum-exp; projections
                 are computed again
 full            keeps the stream between layers only: for the longest rows
 
-Per token and layer that is, in numbers kept beside the stream: all, 2 D + 2 K H
-+ N H + 2 F, N H + N, and nothing.
+Per token and layer that is, in numbers kept beside the stream: all; D + 2 K H +
+2 N H + N + 2 F; N H + N; and nothing.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,13 @@ from jax import ad_checkpoint
 
 from palign_jax.core import errors
 
-ATTENTION = 'attention'  # The name by which its values are known.
-_policies = jax.checkpoint_policies
+# The names by which values are known.
+ATTENTION, PROJECTION = 'attention', 'projection'
+_only = jax.checkpoint_policies.save_only_these_names
 _POLICIES = {
-    'dots': _policies.dots_with_no_batch_dims_saveable,
-    'save_attention': _policies.save_only_these_names(ATTENTION),
-    'full': _policies.nothing_saveable,
+    'dots': _only(PROJECTION, ATTENTION),
+    'save_attention': _only(ATTENTION),
+    'full': jax.checkpoint_policies.nothing_saveable,
 }
 NAMES = ('none', *_POLICIES)
 
@@ -49,6 +50,6 @@ def wrap(step: Callable, name: str, *, in_scan: bool) -> Callable:
   return jax.checkpoint(step, policy=_POLICIES[name], prevent_cse=not in_scan)
 
 
-def named(attended: jax.Array) -> jax.Array:
-  """Returns what attention gives, under its name."""
-  return ad_checkpoint.checkpoint_name(attended, ATTENTION)
+def named(x: jax.Array, name: str) -> jax.Array:
+  """Returns what attention or a projection gives, under its name."""
+  return ad_checkpoint.checkpoint_name(x, name)

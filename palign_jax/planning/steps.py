@@ -39,7 +39,7 @@ _SHARE = 0.9  # Of the memory, that judging may take (parallel/memory.py).
 # What models/remat.py computes again.
 _AGAIN = {
     'none': flops.Again(products=False, attention=False),
-    'dots': flops.Again(products=False, attention=True),
+    'dots': flops.Again(products=False, attention=False),
     'save_attention': flops.Again(products=True, attention=False),
     'full': flops.Again(products=True, attention=True),
 }

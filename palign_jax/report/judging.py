@@ -11,6 +11,7 @@ _NAMES = {
     'label': 'label: p_enough as it is',
     'prior': 'prior: less that of the empty prefix',
     'isotonic': 'isotonic: a rising fit of the whole curve',
+    'reply': 'reply: in words, as in the paper',
     'rollouts': 'continuations, which the others are measured by',
 }
 

@@ -113,6 +113,12 @@ class Judges:
     if t.verdict != 'generate':
       in_doubt = t.abstained == 'verify' and t.abstain > 0
       return self._labels(self.calibration, self.verifier if in_doubt else None)
+    return self.replier
+
+  @functools.cached_property
+  def replier(self) -> reply.GenerateJudge:
+    """The student, who replies in words."""
+    t = self._t
     return reply.GenerateJudge(
         self._context.sampler(self._student, _drawing(t, 1, 1.0, ())),
         self._student.tokenizer,

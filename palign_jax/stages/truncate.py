@@ -205,8 +205,10 @@ def _measure(
       },
       judges.plain,
       judges.verifier,
+      judges.replier,
       num_cuts=t.yardstick.cuts,
       k=t.yardstick.k,
+      reply_limit=judges_lib.limit(context, 'generate'),
   )
   jsonl.write(context.workdir / YARDSTICK, measured.rows)
   return yardstick.facts(measured, seed)

@@ -72,7 +72,7 @@ def test_places(total, chosen, num, expected):
 
 
 def row(name, sentences, label, chosen=False, **scores):
-  score = {'margin': 0.0, 'corrected': 0.0, 'isotonic': 0.0, **scores}
+  score = {**dict.fromkeys(yardstick.JUDGES.values(), 0.0), **scores}
   return {
       'id': name,
       'sentences': sentences,
@@ -106,11 +106,14 @@ class Counting:
       self.num_tokens += len(probes)
       margin = lambda p: (-1.0) ** p.length + p.length / 4
       return [
-          search.Verdict(True, p_enough=p.length / 10, margin=margin(p))
+          search.Verdict(p.length > 3, p_enough=p.length / 10, margin=margin(p))
           for p in probes
       ]
 
     return search.drive({r.trace.id: begin(r) for r in readings}, ask)
+
+  def read(self, trace, limit):
+    return reading_lib.Reading(trace, min(limit, len(trace.ends)))
 
   def judge(self, cuts, k, draw):
     self.num_tokens += 10 * k * len(cuts)
@@ -132,8 +135,15 @@ def test_a_measurement_from_end_to_end():
       )
       for name, num in (('a', 8), ('b', 5))
   ]
-  judge, verifier = Counting(0), Counting(4)
-  measured = measure(readings, {'a': 3}, judge, verifier, num_cuts=2, k=3)
+  judge, verifier, replier = Counting(0), Counting(4), Counting(0)
+  measured = measure(
+      readings,
+      {'a': 3},
+      *(judge, verifier, replier),
+      num_cuts=2,
+      k=3,
+      reply_limit=6,
+  )
   cuts = [('a', 3), ('a', 4), ('a', 8), ('b', 2), ('b', 5)]
   assert [(r['id'], r['sentences']) for r in measured.rows] == cuts
   assert [r['label'] for r in measured.rows] == [0, 1, 1, 0, 1]
@@ -143,7 +153,10 @@ def test_a_measurement_from_end_to_end():
   for r in measured.rows:
     assert r['prior'] == 1.0 and r['corrected'] == r['margin'] - 1.0
     assert r['isotonic'] == r['p_enough'] == r['sentences'] / 10
+  # The longest cut of a leaves no room for a reply.
+  assert [r['reply'] for r in measured.rows] == [0, 1, None, 0, 1]
   assert measured.tokens == {
+      'reply': 4,
       'label': 5,
       'prior': 7,
       'isotonic': 13,

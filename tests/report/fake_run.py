@@ -335,6 +335,7 @@ def _judged(traces: int) -> dict[str, Any]:
               'label': score(0.812) | cost(410),
               'prior': score(0.83) | cost(560),
               'isotonic': score(0.861) | cost(720),
+              'reply': score(0.7) | cost(980),
               'rollouts': cost(5200),
           },
       },

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import ml_collections
 import pytest
 
@@ -26,9 +27,12 @@ class Run:
     return jsonl.read(path) if path.stat().st_size else []
 
 
-@pytest.fixture(scope='session', autouse=True)
+@pytest.fixture(scope='package', autouse=True)
 def compiled(tmp_path_factory):
-  """The same programs are compiled again and again by runs apart."""
+  """The same programs are compiled again and again by runs apart.
+
+  Off again afterwards: what is compiled for TPUs cannot be read from it.
+  """
   names = {
       'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
       'jax_persistent_cache_min_compile_time_secs': 0.1,
@@ -39,6 +43,7 @@ def compiled(tmp_path_factory):
   yield names['jax_compilation_cache_dir']
   for name, value in before.items():
     jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='session')
@@ -46,7 +51,7 @@ def student(tmp_path_factory):
   return fakes.model_folder(tmp_path_factory.mktemp('model') / 'student')
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='package')
 def whole(tmp_path_factory, student, compiled) -> Run:
   """A run of all stages, LoRA, on one device in a process of its own."""
   folder = pathlib.Path(tmp_path_factory.mktemp('whole'))

@@ -13,7 +13,7 @@ import pytest
 from configs import common
 from palign_jax.checkpoints import hf_import
 from palign_jax.core import errors, jsonl, stopping
-from palign_jax.judging import trunk_scorer
+from palign_jax.judging import trunk_scorer, yardstick
 from palign_jax.stages import sft
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from tests import fakes
@@ -654,7 +654,8 @@ def test_a_yardstick_is_laid_to_some_traces(start):
       if probe['sentences'] == row['sentences']:
         assert row['p_enough'] == pytest.approx(probe['p_enough'], abs=1e-5)
   facts = summary(run, 'truncate')['yardstick']
-  assert set(facts['judges']) == {'label', 'prior', 'isotonic', 'rollouts'}
+  assert set(facts['judges']) == {*yardstick.JUDGES, 'rollouts'}
+  assert {row['reply'] for row in rows} <= {0.0, 1.0}
   assert facts['cuts'] == len(rows) and facts['rollouts'] == 2 * len(rows)
   tokens = {k: v['tokens_per_trace'] for k, v in facts['judges'].items()}
   assert 0 < tokens['label'] < tokens['prior'] < tokens['rollouts']

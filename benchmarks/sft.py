@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add('--repetitions', type=int, default=5)
   add('--cases', nargs='+', default=CASES, choices=CASES)
   add('--systems', nargs='+', help='Only these; ours is always there.')
-  add('--remat', default='none', choices=remat.NAMES, help='Ours.')
+  add('--remat', default='dots', choices=remat.NAMES, help='Ours.')
   add('--loss_chunk', type=int, default=512, help='Ours.')
   add('--rows_per_device', type=int, default=1, help='Ours.')
   add('--attention', default='auto', help='Ours; see models/kernels.py.')

@@ -45,8 +45,8 @@ class Size:
 
 
 _AXES = {
-    'tokens': {n: Size(1, n, 64) for n in (1024 << i for i in range(6))},
-    'sentences': {n: Size(1, 4096, n) for n in (16 << i for i in range(7))},
+    'tokens': {n: Size(1, n, 32) for n in (1024 << i for i in range(6))},
+    'sentences': {n: Size(1, 3072, n) for n in (16 << i for i in range(7))},
     'traces': {n: Size(n, 1024, 32) for n in (1, 2, 4, 8, 16)},
 }
 _ROWS = (8, 16, 32, 64)
@@ -144,8 +144,17 @@ def grow(args: argparse.Namespace, axis: str, folder: str, write) -> None:
     measured = harness.measure(chosen, args.repetitions)
     for m in measured:
       last[m.spec.case, m.spec.system] = at, m.seconds
-    extra = machine | {'shape': args.shape, 'dtype': args.dtype}
-    write(rows_lib.make('growth', measured, extra | {'axis': axis, 'at': at}))
+    place = {'axis': axis, 'at': at, 'fixed': _fixed(axis)}
+    extra = {'shape': args.shape, 'dtype': args.dtype, **place}
+    write(rows_lib.make('growth', measured, machine | extra))
+
+
+def _fixed(axis: str) -> str:
+  """Returns what stays the same along an axis."""
+  if axis == 'rows':
+    return f'{_REQUESTS} requests of 16 to 512 tokens, 4 of each prompt'
+  sizes = dataclasses.asdict(next(iter(_AXES[axis].values())))
+  return ', '.join(f'{n:,} {name}' for name, n in sizes.items() if name != axis)
 
 
 def main():

@@ -77,7 +77,8 @@ def tables(rows: Sequence[rows_lib.Row]) -> list[str]:
   for axis, title in _AXES.items():
     of_axis = [row for row in rows if row['axis'] == axis]
     if of_axis:
-      parts += [f'### Cost against {title}', _table(of_axis, title)]
+      fixed = f'The same at all points: {of_axis[0]["fixed"]}.'
+      parts += [f'### Cost against {title}', fixed, _table(of_axis, title)]
   return parts
 
 

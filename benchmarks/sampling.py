@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> list[rows_lib.Row]:
       num_prompts=args.num_prompts,
       num_samples=args.num_samples,
   )
+  machine = harness.machine()  # The tree may be another one at the end.
   with tempfile.TemporaryDirectory() as place:
     folder = epath.Path(place) / args.shape
     shapes.make(
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> list[rows_lib.Row]:
         specs(str(folder), requests, args), args.repetitions
     )
   extra = {
-      **harness.machine(),
+      **machine,
       'shape': args.shape,
       'dtype': args.dtype,
       'num_prompts': args.num_prompts,

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from palign_jax.core import errors
 from palign_jax.models import config as config_lib
 
 LR, BETAS, EPS, CLIP = 1e-4, (0.9, 0.999), 1e-8, 1.0  # AdamW, no decay.
@@ -86,13 +87,21 @@ def flops(
 
 
 def peak() -> tuple[float, str]:
-  """Returns the FLOP/s by which mfu is counted, and what they are."""
+  """Returns the FLOP/s by which mfu is counted, and what they are.
+
+  Raises:
+    ConfigError: If there is a GPU whose data sheet is not known here.
+  """
   with contextlib.suppress(OSError):
     ask = ['nvidia-smi', '--query-gpu=name', '--format=csv,noheader']
     done = subprocess.run(ask, capture_output=True, text=True)
     for name, value in _PEAKS.items():
       if done.returncode == 0 and name in done.stdout:
         return value, f'{name}, bfloat16, by its data sheet'
+    if done.returncode == 0 and done.stdout.strip():
+      raise errors.ConfigError(
+          f'no peak is known of {done.stdout.splitlines()[0]}; give --peak.'
+      )
   size, times = 3072, []
   x = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
   for _ in range(4):

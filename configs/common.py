@@ -1,8 +1,8 @@
 """What configs share: parsing the part after the colon, and all sections.
 
 `base` holds every field that there is, with the choices of the paper where it
-states them and of its code where only that does (PAPER facts are in the
-comments); a config changes what it is about.
+states them and of its code where only that does, unless this project departs on
+purpose (README, 'How it differs'); a config changes what it is about.
 """
 
 import ml_collections
@@ -75,7 +75,7 @@ def base() -> ml_collections.ConfigDict:
       calibration_fit='threshold',
       none_enough='whole',  # What the code does.
       too_long='drop',
-      temperature=0.0,  # The next three: of verdict='generate' only.
+      temperature=0.0,  # The next three: of replies in words only.
       top_p=1.0,
       max_tokens=256,  # The code's.
       verify=dict(  # As `align` draws, but shorter.
@@ -115,7 +115,7 @@ def base() -> ml_collections.ConfigDict:
       targets=('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
       quantize='none',
       epochs=3,  # Paper, section 4.
-      batch_size=8,  # The paper does not say; 32 did worse (PAPER 5.2).
+      batch_size=8,  # The paper does not say; 32 did worse elsewhere.
       max_tokens=16_384,
       optim=dict(
           name='adamw',

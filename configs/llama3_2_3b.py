@@ -11,7 +11,7 @@ r"""P-ALIGN on Llama-3.2-3B-Instruct from ready traces (paper: appendix).
 
 Needs  the student's folder, traces (an s1K-1.1 export by default: `question`,
        `solution`, `deepseek_thinking_trajectory`), benchmark files.
-Takes  not measured yet; WORKSPACE.md has what `plan` says.
+Takes  not measured yet; `plan` says what it would take at least.
 Gives  not measured yet.
 """
 

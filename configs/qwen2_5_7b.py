@@ -11,9 +11,9 @@ r"""P-ALIGN on Qwen2.5-7B-Instruct from ready traces (paper: tables 1 and 4).
 
 Needs  the student's folder, traces (an s1K-1.1 export by default: `question`,
        `solution`, `deepseek_thinking_trajectory`), benchmark files.
-Takes  not measured yet; WORKSPACE.md has what `plan` says.
+Takes  not measured yet; `plan` says what it would take at least.
 Gives  not measured yet; the paper claims 39.64 pass@1 on average over AIME25,
-       AIME24, AMC12 and MATH500, an independent run got 33.72 (PAPER 5.2).
+       AIME24, AMC12 and MATH500, an independent run got 33.72.
 """
 
 from configs import common

@@ -1,4 +1,4 @@
-r"""P-ALIGN on R1-Distill-Qwen-1.5B from ready traces (PAPER 5.2).
+r"""P-ALIGN on R1-Distill-Qwen-1.5B from ready traces.
 
   python -m palign_jax.main --config=configs/r1_distill_qwen_1_5b.py \
       --config.student.path=/models/DeepSeek-R1-Distill-Qwen-1.5B \
@@ -11,7 +11,7 @@ r"""P-ALIGN on R1-Distill-Qwen-1.5B from ready traces (PAPER 5.2).
 
 Needs  the student's folder, traces (an s1K-1.1 export by default: `question`,
        `solution`, `deepseek_thinking_trajectory`), benchmark files.
-Takes  not measured yet; WORKSPACE.md has what `plan` says.
+Takes  not measured yet; `plan` says what it would take at least.
 Gives  not measured yet.
 """
 

@@ -1,4 +1,4 @@
-r"""Trains the sandbox's teacher and student from nothing (DESIGN section 6).
+r"""Trains the sandbox's teacher and student from nothing.
 
   python -m palign_jax.make_sandbox --config=configs/sandbox.py \
       --workdir=runs/sandbox

@@ -10,7 +10,7 @@ A student's run then takes teach/traces.jsonl of that workdir as its
 `config.teach.traces`, with `config.teach.fields=palign`.
 
 Needs  the teacher's folder and a question file.
-Takes  not measured yet; WORKSPACE.md has what `plan` says.
+Takes  not measured yet; `plan` says what it would take at least.
 
 The teacher is split over tensor, as far as a host of TPUs has chips: each host
 samples by itself.  On a host of eight GPUs, QwQ-32B goes over all of them with

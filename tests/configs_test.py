@@ -130,6 +130,8 @@ def test_parse_arg():
         ({'truncate.verify.k': 0}, 'config.truncate.verify.k is 0; at least 1'),
         ({'truncate.verify.max_cuts': -1}, 'verify.max_cuts is -1; at least 0'),
         ({'truncate.verify.pass_rate': 0.0}, 'pass_rate is 0.0; it must be'),
+        ({'truncate.top_p': 0.0}, 'config.truncate.top_p is 0.0'),
+        ({'truncate.temperature': -1.0}, 'config.truncate.temperature is'),
         ({'truncate.verify.top_p': 0.0}, 'config.truncate.verify.top_p is 0.0'),
         ({'truncate.verify.limit_s': 0.0}, 'verify.limit_s is 0.0; it must be'),
         ({'truncate.verify.kk': 1}, 'config.truncate.verify.kk: Verify has no'),

@@ -235,6 +235,7 @@ def _auroc(rows: Sequence[Row], field: str, seed: int) -> dict[str, Any]:
   low, high = interval(scores, labels, names, seed)
   rounded = lambda x: None if x is None else round(x, 4)
   return {
+      'cuts': len(rows),
       'auroc': rounded(value),
       'low': rounded(low),
       'high': rounded(high),

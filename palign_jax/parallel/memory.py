@@ -1,5 +1,6 @@
 """How much memory a device may use, and what a compiled program needs of it."""
 
+from collections.abc import Iterator
 import os
 import pathlib
 from typing import Any
@@ -13,10 +14,9 @@ from palign_jax.core import errors
 
 GIB = 2**30
 _SHARE = 0.9  # Of what there is; the rest is for what no program accounts for.
-_CGROUPS = (
-    '/sys/fs/cgroup/memory.max',
-    '/sys/fs/cgroup/memory/memory.limit_in_bytes',
-)
+_CGROUPS, _OWN = '/sys/fs/cgroup', '/proc/self/cgroup'
+# By controller: version 2 has one tree for all and names none.
+_LIMITS = {'': 'memory.max', 'memory': 'memory.limit_in_bytes'}
 
 
 def budget(gib: float, mesh: Mesh) -> int:
@@ -53,10 +53,26 @@ def budget(gib: float, mesh: Mesh) -> int:
 def _host_limit() -> int:
   """Returns the bytes of this machine, or fewer if a cgroup says so."""
   limits = [os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')]
-  for file in map(pathlib.Path, _CGROUPS):
+  for file in _limit_files():
     if file.exists() and (text := file.read_text().strip()).isdigit():
       limits.append(int(text))
   return min(limits)
+
+
+def _limit_files() -> Iterator[pathlib.Path]:
+  """Yields where a limit of this process's cgroup may stand, or one above it.
+
+  In a container its cgroup is the root; under Slurm or systemd it seldom is.
+  """
+  places = {(name, '/') for name in _LIMITS}
+  own = pathlib.Path(_OWN)
+  for line in own.read_text().splitlines() if own.exists() else ():
+    _, names, path = line.split(':', 2)
+    places |= {(name, path) for name in names.split(',') if name in _LIMITS}
+  for name, path in places:
+    folder = pathlib.PurePosixPath(path).relative_to('/')
+    for place in {folder, *folder.parents}:
+      yield pathlib.Path(_CGROUPS) / name / place / _LIMITS[name]
 
 
 def per_device(tree: Any) -> int:

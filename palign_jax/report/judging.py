@@ -158,20 +158,22 @@ def yardstick(run: inputs.Run) -> blocks.Section:
           _NAMES.get(name, str(name)),
           _plain(found, 'auroc'),
           _range(found),
+          numbers.count(numbers.number(found.get('cuts'))),
           numbers.count(numbers.number(found.get('tokens_per_trace'))),
           numbers.duration(numbers.number(found.get('seconds_per_trace'))),
       ]
       for name, found in judges.items()
   ]
-  head = ['judge', 'AUROC', '95%', 'tokens per trace', 'time per trace']
+  head = ['judge', 'AUROC', '95%', 'cuts', 'tokens per trace', 'time per trace']
   return section(
       [
           blocks.Text(_measured(facts)),
-          blocks.Table(head, rows, 'lrrrr'),
+          blocks.Table(head, rows, 'lrrrrr'),
           blocks.Text(
               'AUROC: the chance that a cut whose continuations pass scores'
-              ' above one whose continuations fail. The interval resamples'
-              ' traces. Times include programs compiled on the way.',
+              ' above one whose continuations fail, of the cuts that it could'
+              ' judge: a reply needs room in the context. The interval'
+              ' resamples traces. Times include programs compiled on the way.',
               'note',
           ),
       ]

@@ -97,9 +97,21 @@ class Judges:
     budget = None
     if self._t.verdict != 'generate' or self._t.yardstick.traces:
       gib = self._settings.compute.memory_gib
-      budget = memory.budget(gib, context.local_mesh)
+      budget = memory.budget(gib, context.local_mesh) - self._copies()
     said = context.peers.gather(budget, 'the memory to judge in')
     self._budget = None if budget is None else min(said)
+
+  def _copies(self) -> int:
+    """Returns the bytes of the weights that samplers keep beside the judge's.
+
+    On a CPU each has its own, turned (sampling/weights.py).
+    """
+    if self._context.local_mesh.devices.flat[0].platform != 'cpu':
+      return 0
+    replies = self._t.verdict == 'generate' or self._t.yardstick.traces > 0
+    return (roll_out(self._t) + replies) * memory.per_device(
+        self._student.params
+    )
 
   @property
   def threshold(self) -> float:

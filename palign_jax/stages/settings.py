@@ -489,6 +489,7 @@ def _check_truncate(t: Truncate) -> None:
         f' abstain {t.abstain} between 0 and 0.5.'
     )
   v, y = t.verify, t.yardstick
+  _check_drawing('truncate', t)
   _check_drawing('truncate.verify', v)
   at_least = {
       'stable': (t.stable, 1),
@@ -548,7 +549,7 @@ def _check_drawing(name: str, d: Any) -> None:
       'temperature': d.temperature >= 0,
       'top_k': getattr(d, 'top_k', 0) >= 0,
       'top_p': 0 < d.top_p <= 1,
-      'repetition_penalty': d.repetition_penalty > 0,
+      'repetition_penalty': getattr(d, 'repetition_penalty', 1) > 0,
       'max_tokens': d.max_tokens >= 1,
   }
   for field, holds in bounds.items():

@@ -14,6 +14,7 @@ def _rows():
       {
           'axis': 'tokens',
           'at': at,
+          'fixed': '1 traces, 32 sentences',
           'case': case,
           'system': system,
           'seconds': at**power / 1e6,
@@ -47,6 +48,7 @@ def test_the_page_has_a_table_and_a_figure(tmp_path):
   text = page.read_text()
   assert text.count('(results/g.svg)') == 1
   for line in (
+      'The same at all points: 1 traces, 32 sentences.',
       '| exponent of seconds, all points | 1.00 | 2.00 |',
       '| exponent of seconds, last two | 1.00 | 2.00 |',
       '| exponent of memory, all points | 1.00 | 1.00 |',

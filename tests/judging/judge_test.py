@@ -88,6 +88,7 @@ def test_p_enough_is_that_of_the_labels_in_a_full_forward_pass(
       assert not verdict.abstained and not verdict.rollouts
 
 
+@pytest.mark.bits
 def test_the_same_whatever_else_is_asked(tokenizer, scorer):
   judge = tiny.label_judge(scorer, tokenizer)
   together = tiny.verdicts(judge)

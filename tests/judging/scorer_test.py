@@ -69,6 +69,7 @@ def test_equals_a_direct_forward_pass(alone):
   assert np.std(alone) > 0.1  # It says something.
 
 
+@pytest.mark.bits
 def test_neighbours_order_and_padding_change_no_bit(alone):
   together = make().score(QUESTIONS)
   assert together.dtype == np.float32

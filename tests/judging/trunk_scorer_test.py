@@ -111,6 +111,7 @@ def test_a_trunk_is_read_once_and_only_as_far_as_needed():
   assert counted == [256, 0, 0, 128, 316]
 
 
+@pytest.mark.bits
 def test_company_order_and_room_change_no_bit(curve):
   reverse = [on(4 - p.trunk, p) for p in PROBES]
   batch = make().open(TRUNKS[::-1])

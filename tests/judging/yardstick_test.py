@@ -169,4 +169,8 @@ def test_a_measurement_from_end_to_end():
   assert facts['judges']['isotonic']['auroc'] == 1.0
   # Margins 3: -0.25, 4: 2, 8: 3; 2: 1.5, 5: 0.25.
   assert facts['judges']['label']['auroc'] == round(5 / 6, 4)
+  assert {k: v.get('cuts') for k, v in facts['judges'].items()} == {
+      **dict.fromkeys(('label', 'prior', 'isotonic'), 5),
+      **{'reply': 4, 'rollouts': None},
+  }
   assert facts['judges']['rollouts']['tokens_per_trace'] == 75

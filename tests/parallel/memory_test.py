@@ -16,8 +16,10 @@ UNLIMITED = '9223372036854771712'  # As version 1 writes it.
 @pytest.fixture
 def cgroups(tmp_path, monkeypatch):
   """Puts files of both versions in the place of the machine's."""
-  files = tmp_path / 'memory.max', tmp_path / 'memory.limit_in_bytes'
-  monkeypatch.setattr(memory, '_CGROUPS', tuple(map(str, files)))
+  (tmp_path / 'memory').mkdir()
+  files = tmp_path / 'memory.max', tmp_path / 'memory/memory.limit_in_bytes'
+  monkeypatch.setattr(memory, '_CGROUPS', str(tmp_path))
+  monkeypatch.setattr(memory, '_OWN', str(tmp_path / 'own'))
   monkeypatch.setattr(memory.os, 'sysconf', lambda name: 2**17)  # 16 GiB.
 
   def cgroups(*texts):
@@ -49,6 +51,24 @@ def test_a_cpu_has_its_share_of_what_the_cgroup_allows(cgroups, texts, gib):
     devices = jax.devices()[:num]
     mesh = mesh_lib.make({'data': num}, devices)
     assert memory.budget(0.0, mesh) == int(0.9 * gib * GIB / num)
+
+
+@pytest.mark.parametrize(
+    'line, file',
+    [
+        ('0::/job/step', 'job/step/memory.max'),
+        ('0::/job/step', 'job/memory.max'),
+        ('4:cpu,memory:/job', 'memory/job/memory.limit_in_bytes'),
+    ],
+)
+def test_the_limit_of_a_cgroup_below_the_root(cgroups, tmp_path, line, file):
+  cgroups('max', UNLIMITED)
+  (tmp_path / 'own').write_text(f'1:name=systemd:/x\n{line}\n')
+  (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+  (tmp_path / file).write_text(str(5 * GIB))
+  assert memory.budget(0.0, mesh_lib.make({}, jax.devices()[:1])) == int(
+      0.9 * 5 * GIB
+  )
 
 
 def test_this_machine_s_own_limit():

@@ -312,7 +312,12 @@ def _judged(traces: int) -> dict[str, Any]:
       'tokens_per_trace': tokens,
       'seconds_per_trace': tokens / 9000,
   }
-  score = lambda x: {'auroc': x, 'low': x - 0.07, 'high': min(x + 0.06, 1.0)}
+  score = lambda x: {
+      'cuts': 61,
+      'auroc': x,
+      'low': x - 0.07,
+      'high': min(x + 0.06, 1.0),
+  }
   return {
       'probes': 6 * traces,
       'no_prefix': 3,

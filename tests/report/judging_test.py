@@ -37,8 +37,8 @@ def test_each_judge_has_a_row(run):
   assert [row[0].split(':')[0] for row in table.rows[:4]] == [
       *('label', 'prior', 'isotonic', 'reply'),
   ]
-  assert table.rows[0][1:4] == ['0.812', '0.742–0.872', '410']
-  assert table.rows[4][1:4] == ['—', '—', '5,200']
+  assert table.rows[0][1:5] == ['0.812', '0.742–0.872', '61', '410']
+  assert table.rows[4][1:5] == ['—', '—', '—', '5,200']
   text = section.blocks[0].text
   assert '244 continuations of 61 cuts in 16 traces; 49.8% were right' in text
   assert 'Of the 15 cuts that the run chose there, 3 (20.0%) came too' in text

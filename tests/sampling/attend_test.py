@@ -67,6 +67,7 @@ def test_idle_rows_stay_finite(inputs):
   assert np.isfinite(out).all()
 
 
+@pytest.mark.bits
 def test_neighbours_number_and_capacity_change_no_bit(inputs):
   want = np.asarray(step(ALONE, *inputs)[0])
   q, k, v, keys, values, places, live = inputs
@@ -79,6 +80,15 @@ def test_neighbours_number_and_capacity_change_no_bit(inputs):
   values = jnp.pad(values, ((0, 0), (0, 0), (0, 128), (0, 0)))
   out = step(ALONE, q, k, v, keys, values, places, live)[0]
   np.testing.assert_array_equal(np.asarray(out)[:8], want[:8])
+
+
+def test_a_group_is_read_up_to_its_furthest_row_only(inputs):
+  q, k, v, keys, values, _, live = inputs
+  places = jnp.asarray([5, 120] * 8, jnp.int32)
+  unread = np.array(values)
+  unread[:, :, 128:] = np.nan
+  run = lambda values: step(ALONE, q, k, v, keys, values, places, live)[0]
+  np.testing.assert_array_equal(run(jnp.asarray(unread))[:8], run(values)[:8])
 
 
 def test_a_mesh_gives_the_same(inputs):

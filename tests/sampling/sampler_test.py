@@ -10,7 +10,7 @@ import pytest
 
 from palign_jax.core import errors, keys
 from palign_jax.models import decoder, lora
-from palign_jax.parallel import mesh as mesh_lib, rules
+from palign_jax.parallel import memory, mesh as mesh_lib, rules
 from palign_jax.sampling import buckets, loops, sampler as sampler_lib, steps
 from palign_jax.text import tokenizer as tokenizer_lib
 from tests import fakes, spread
@@ -119,12 +119,14 @@ def together(params):
   return run(make(params), REQUESTS)
 
 
+@pytest.mark.bits
 def test_alone_is_the_same(params, together):
   sampler = make(params)
   for r in REQUESTS[:7]:
     assert run(sampler, [r]) == {r.id: together[r.id]}
 
 
+@pytest.mark.bits
 def test_order_and_company_do_not_matter(params, together):
   sampler = make(params)
   assert run(sampler, REQUESTS[::-1]) == together
@@ -145,6 +147,7 @@ WIDE = dataclasses.replace(
 )
 
 
+@pytest.mark.bits
 def test_the_number_of_rows_does_not_matter(monkeypatch):
   """On a CPU: a run shrinks from 24 rows to 8, and one may begin with 8."""
   monkeypatch.setattr(buckets, 'SMALL', 0)
@@ -292,7 +295,7 @@ def test_adapters_are_applied(params):
 @contextlib.contextmanager
 def watched():
   """Collects the programs of a run, and its caches."""
-  texts, caches = {}, []
+  texts, caches, donated = {}, [], []
   with pytest.MonkeyPatch.context() as patch:
 
     def watch(name):
@@ -303,6 +306,10 @@ def watched():
         if key not in programs:
           programs[key] = function.lower(*args, **static).compile()
           texts[name, key] = programs[key].as_text()
+          use = programs[key].memory_analysis()
+          cache = args[0] if name == 'copy' else args[1]
+          held = memory.per_device(cache)
+          donated.append((name, use.alias_size_in_bytes >= held))
         out = programs[key](*args)
         caches[:] = [out[0] if name == 'decode' else out]
         return out
@@ -311,7 +318,7 @@ def watched():
 
     for name in ('read', 'decode', 'copy'):
       watch(name)
-    yield texts, caches
+    yield texts, caches, donated
 
 
 MESHES = {'data': (8, 1, 1), 'all': (2, 2, 2), 'fsdp': (1, 4, 2)}
@@ -329,9 +336,10 @@ def spread_out(request, params):
   sizes = dict(zip(mesh_lib.AXES, request.param, strict=False))
   mesh = mesh_lib.make(sizes)
   shardings = rules.tree_shardings(params, decoder.logical_axes(CONFIG), mesh)
-  with watched() as (texts, caches):
+  with watched() as (texts, caches, donated):
     sampler = make(jax.device_put(params, shardings), mesh=mesh, num_rows=8)
-    return mesh, sampler, run(sampler, SHORT), texts, caches[0]
+    done = run(sampler, SHORT)
+    return mesh, sampler, done, texts, donated, caches[0]
 
 
 @pytest.fixture(scope='module')
@@ -344,16 +352,22 @@ def test_a_mesh_draws_the_same(spread_out, on_one_device):
 
 
 def test_nothing_is_replicated_by_accident(spread_out):
-  mesh, sampler, _, _, cache = spread_out
+  mesh, sampler, *_, cache = spread_out
   spread.weights_are_split(sampler._params, CONFIG, mesh)
   spread.cache_is_split(cache, mesh)
 
 
 def test_no_device_sends_what_a_cache_holds(spread_out):
-  *_, texts, cache = spread_out
+  *_, texts, _, cache = spread_out
   assert {name for name, _ in texts} >= {'read', 'decode'}
   for text in texts.values():
     spread.no_cache_is_sent(text, cache, block=128)
+
+
+def test_caches_are_donated(spread_out):
+  *_, donated, _ = spread_out
+  assert {name for name, _ in donated} == {'read', 'copy', 'decode'}
+  assert all(is_donated for _, is_donated in donated)
 
 
 def test_no_requests(params):

@@ -17,9 +17,14 @@ from tests import fakes
 CONFIG = fakes.model_config(vocab_size=512, num_layers=1, embed_dim=512)
 
 
+class Calls(list):
+  """What was called, and how many steps each call of `decode` took."""
+
+
 @pytest.fixture(name='calls')
 def fixture_calls(monkeypatch):
-  calls = []
+  calls, taken = Calls(), []
+  calls.steps = taken
 
   def decode(params, cache, seen, *args, **static):
     *_, budgets, keys, _, leave = args
@@ -31,6 +36,7 @@ def fixture_calls(monkeypatch):
         break
       num += 1
     calls.append(('decode', len(keys)))
+    taken.append(num)
     out = np.zeros((len(keys), steps.STEPS), np.int32)
     return cache, seen, out, num
 
@@ -86,6 +92,7 @@ def test_most_of_what_is_computed_is_asked_for(calls, num_rows):
   assert len(list(s.run(requests))) == 256
   assert s.useful > 0.9
   reads = sum(size for name, size in calls if name == 'read')
+  assert np.mean(calls.steps) > 4  # Steps in a call.
   # Each prompt once; padding is at most a third.
   assert reads <= 4 / 3 * sum(99 + i for i in range(64)) + 64 * 64
   assert len({call for call in calls if call[0] == 'decode'}) <= 6

@@ -64,6 +64,7 @@ def test_they_stay_split_over_a_mesh(params):
   assert here(packed) < 1.05 * here(spread)
 
 
+@pytest.mark.bits
 def test_the_number_of_rows_changes_no_bit():
   """From 4,096 numbers on; see buckets.py."""
   config = dataclasses.replace(

@@ -1,9 +1,13 @@
 """What cannot be judged is met before a weight is read, with what would do."""
 
+from concurrent import futures
+import contextlib
+
 import pytest
 
 from palign_jax import main
 from palign_jax.core import errors, workdir as workdir_lib
+from palign_jax.parallel import memory
 from palign_jax.stages import context as context_lib, judges, settings
 from palign_jax.text import prompts
 from tests import fakes
@@ -21,6 +25,40 @@ def check(tmp_path):
     judges.check(context_lib.Context(made, place))
 
   return check
+
+
+def test_hosts_agree_on_the_lesser_budget(student, tmp_path):
+  def budget(peers, gib):
+    config = fakes.config(tmp_path, student)
+    config.compute.memory_gib = gib
+    place = workdir_lib.Workdir(tmp_path / 'run', main.STAGES)
+    made = settings.read(config.to_dict())
+    context = context_lib.Context(made, place, peers)
+    with contextlib.ExitStack() as stack:
+      return judges.Judges(context, stack)._budget
+
+  with futures.ThreadPoolExecutor(2) as pool:
+    said = list(pool.map(budget, fakes.Peers.team(2), (1.0, 2.0)))
+  assert said == [2**30, 2**30]
+
+
+def test_samplers_copies_are_no_room_for_trunks(student, tmp_path):
+  def budget(**changes):
+    config = fakes.config(tmp_path, student)
+    config.compute.memory_gib = 1.0
+    config.update_from_flattened_dict(changes)
+    place = workdir_lib.Workdir(tmp_path / 'run', main.STAGES)
+    context = context_lib.Context(settings.read(config.to_dict()), place)
+    with contextlib.ExitStack() as stack:
+      made = judges.Judges(context, stack)
+      return made._budget, memory.per_device(made._student.params)
+
+  alone, weights = budget()
+  assert alone == 2**30
+  proven, _ = budget(**{'truncate.verdict': 'verified'})
+  measured, _ = budget(**{'truncate.yardstick.traces': 2})
+  assert alone - proven == weights > 0
+  assert alone - measured == 2 * weights
 
 
 GENERATE = {'truncate.verdict': 'generate'}

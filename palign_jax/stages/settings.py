@@ -560,8 +560,9 @@ def _check_drawing(name: str, d: Any) -> None:
           ' repetition_penalty above 0.'
       )
   is_text = lambda x: isinstance(x, str) and x
-  if not isinstance(d.stop, (tuple, list)) or not all(map(is_text, d.stop)):
+  stop = getattr(d, 'stop', ())
+  if not isinstance(stop, (tuple, list)) or not all(map(is_text, stop)):
     raise errors.ConfigError(
-        f'config.{name}.stop is {d.stop!r}; it must be a tuple of strings, none'
+        f'config.{name}.stop is {stop!r}; it must be a tuple of strings, none'
         " of them empty, such as ('Question:',), or () for none."
     )

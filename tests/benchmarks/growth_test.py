@@ -111,7 +111,7 @@ def test_seconds_of_a_part_are_told_as_those_of_all():
     if row['system'] == 'torch_strong':
       part = row['at'] / 64
       row |= {'seconds': 100 * part, 'tokens': 6400 * part, 'all_tokens': 6400}
-  about, _, table = growth_page.tables(rows)
+  about, _, _, table = growth_page.tables(rows)
   assert 'Where a cell begins with ~' in about
   assert '| 8 | 0.00, 1.00 | ~100.00, 1.00 |' in table
   assert '| 16 | 0.00, 2.00 | ~100.00, 2.00 |' in table

@@ -29,9 +29,11 @@ def check(tmp_path):
 
 def test_hosts_agree_on_the_lesser_budget(student, tmp_path):
   def budget(peers, gib):
-    config = fakes.config(tmp_path, student)
+    folder = tmp_path / str(gib)
+    folder.mkdir()
+    config = fakes.config(folder, student)
     config.compute.memory_gib = gib
-    place = workdir_lib.Workdir(tmp_path / 'run', main.STAGES)
+    place = workdir_lib.Workdir(folder / 'run', main.STAGES)
     made = settings.read(config.to_dict())
     context = context_lib.Context(made, place, peers)
     with contextlib.ExitStack() as stack:

@@ -27,23 +27,30 @@ class Run:
     return jsonl.read(path) if path.stat().st_size else []
 
 
-@pytest.fixture(scope='package', autouse=True)
+@pytest.fixture(scope='session')
 def compiled(tmp_path_factory):
-  """The same programs are compiled again and again by runs apart.
+  """The folder of programs: runs apart compile the same again and again."""
+  return str(tmp_path_factory.mktemp('programs'))
 
-  Off again afterwards: what is compiled for TPUs cannot be read from it.
-  """
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(compiled):
+  """Keeps them, and off again afterwards, as tests/conftest.py has it."""
   names = {
-      'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
+      'jax_enable_compilation_cache': True,
+      'jax_compilation_cache_dir': compiled,
       'jax_persistent_cache_min_compile_time_secs': 0.1,
   }
   before = {name: getattr(jax.config, name) for name in names}
-  for name, value in names.items():
-    jax.config.update(name, value)
-  yield names['jax_compilation_cache_dir']
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+
+  def update(values):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX looks once whether there is one.
+
+  update(names)
+  yield
+  update(before)
 
 
 @pytest.fixture(scope='session')
@@ -51,7 +58,7 @@ def student(tmp_path_factory):
   return fakes.model_folder(tmp_path_factory.mktemp('model') / 'student')
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='session')
 def whole(tmp_path_factory, student, compiled) -> Run:
   """A run of all stages, LoRA, on one device in a process of its own."""
   folder = pathlib.Path(tmp_path_factory.mktemp('whole'))

@@ -14,7 +14,6 @@ ruff check palign_jax configs benchmarks tests
 shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
 # The same bits must come of the code that users run; the rest is compiled in
 # three quarters of the time at -O1 (tests/conftest.py).
-# One worker more than cores: some tests wait for processes of their own.
-suite() { python -m pytest --numprocesses=$(($(nproc) + 1)) --dist=loadfile "$@"; }
+suite() { python -m pytest --numprocesses=auto --dist=loadfile "$@"; }
 suite -m 'not gpu and not bits' "$@"
 XLA_FLAGS='' suite -m bits "$@" || [[ $? == 5 ]] # 5: these flags select none.

@@ -94,67 +94,81 @@ def measure(
       for r in readings
   }
   meter = _Meter()
-  ask = lambda of, judge=judge: {
-      name: found.verdicts
-      for name, found in judge.search(
-          readings, lambda r: search_lib.ask(of(r)), lambda count: None
-      ).items()
-  }
   with meter.of('label', judge):
-    labels = ask(lambda r: lengths[r.trace.id])
+    labels = _ask(judge, readings, lengths)
   with meter.of('prior', judge):
-    empty = ask(lambda r: [0])
+    empty = _ask(judge, readings, {name: [0] for name in lengths})
   with meter.of('isotonic', judge):
-    curves = ask(lambda r: range(1, r.num_cuts + 1))
+    every = {r.trace.id: range(1, r.num_cuts + 1) for r in readings}
+    curves = _ask(judge, readings, every)
   with meter.of('reply', replier):
     fit = {
         r.trace.id: replier.read(r.trace, reply_limit).num_cuts
         for r in readings
     }
-    replies = ask(
-        lambda r: [n for n in lengths[r.trace.id] if n <= fit[r.trace.id]],
-        replier,
-    )
+    roomy = {
+        name: [n for n in some if n <= fit[name]]
+        for name, some in lengths.items()
+    }
+    replies = _ask(replier, readings, roomy)
   cuts = [(r.trace, n) for r in readings for n in lengths[r.trace.id]]
   with meter.of('rollouts', verifier):
     # Not the draws by which a verified cut was chosen: it would judge itself.
     proofs = verifier.judge(cuts, k, draw='yardstick')
   fitted = {
-      r.trace.id: rules.fit_isotonic(
-          [curves[r.trace.id][n].p_enough for n in range(1, r.num_cuts + 1)]
-      )
-      for r in readings
+      name: rules.fit_isotonic([found[n].p_enough for n in sorted(found)])
+      for name, found in curves.items()
   }
-  totals = {r.trace.id: r.num_cuts for r in readings}
-  rows = []
-  for (trace, n), proof in zip(cuts, proofs, strict=True):
-    if not proof.rollouts:
-      continue
-    verdict, prior = labels[trace.id][n], empty[trace.id][0].margin
-    reply = replies[trace.id].get(n)
-    rows.append(
-        {
-            'id': trace.id,
-            'sentences': n,
-            'total_sentences': totals[trace.id],
-            'chosen': n == chosen.get(trace.id),
-            'p_enough': verdict.p_enough,
-            'margin': verdict.margin,
-            'prior': prior,
-            'corrected': verdict.margin - prior,
-            'isotonic': float(fitted[trace.id][n - 1]),
-            'reply': reply and float(reply.enough),
-            'k': proof.rollouts,
-            'passes': proof.passes,
-            'label': int(proof.enough),
-        }
-    )
+  rows = [
+      {
+          'id': trace.id,
+          'sentences': n,
+          'total_sentences': len(fitted[trace.id]),
+          'chosen': n == chosen.get(trace.id),
+          **_scores(labels[trace.id][n], empty[trace.id][0]),
+          'isotonic': float(fitted[trace.id][n - 1]),
+          'reply': _vote(replies[trace.id].get(n)),
+          'k': proof.rollouts,
+          'passes': proof.passes,
+          'label': int(proof.enough),
+      }
+      for (trace, n), proof in zip(cuts, proofs, strict=True)
+      if proof.rollouts
+  ]
   total_seconds = sum(meter.seconds.values())
   # The prior is asked beside the label.
   for counts in (meter.tokens, meter.seconds):
     counts['prior'] += counts['label']
   no_room = len(cuts) - len(rows)
   return Measured(rows, no_room, meter.tokens, meter.seconds, total_seconds)
+
+
+_Verdicts = Mapping[int, search_lib.Verdict]  # By length of the prefix.
+
+
+def _ask(
+    judge: Any,
+    readings: Sequence[reading_lib.Reading],
+    lengths: Mapping[str, Sequence[int]],
+) -> dict[str, _Verdicts]:
+  """Returns what a judge, of labels or replies, says of some prefixes."""
+  begin = lambda reading: search_lib.ask(lengths[reading.trace.id])
+  found = judge.search(readings, begin, lambda count: None)
+  return {name: each.verdicts for name, each in found.items()}
+
+
+def _scores(verdict: search_lib.Verdict, empty: search_lib.Verdict) -> Row:
+  return {
+      'p_enough': verdict.p_enough,
+      'margin': verdict.margin,
+      'prior': empty.margin,
+      'corrected': verdict.margin - empty.margin,
+  }
+
+
+def _vote(reply: search_lib.Verdict | None) -> float | None:
+  """Returns 1 for enough, 0 for not, None for no reply."""
+  return None if reply is None else float(reply.enough)
 
 
 class _Meter:

@@ -128,6 +128,22 @@ class Counting:
 measure = getattr(yardstick.measure, '__wrapped__', yardstick.measure)
 
 
+def test_a_context_without_room_for_any_reply():
+  trace = trace_lib.Trace('a', 'q', 'xxx', range(1, 4), '1')
+  judges = Counting(0), Counting(4), Counting(0)
+  measured = measure(
+      [reading_lib.Reading(trace, 3)],
+      {},
+      *judges,
+      num_cuts=2,
+      k=3,
+      reply_limit=0,
+  )
+  assert [r['reply'] for r in measured.rows] == [None, None]
+  found = yardstick.facts(measured, 0)['judges']['reply']
+  assert (found['cuts'], found['auroc']) == (0, None)
+
+
 def test_a_measurement_from_end_to_end():
   readings = [
       reading_lib.Reading(

@@ -254,13 +254,18 @@ def batch_sizes(most: int, is_cpu: bool) -> list[int]:
   return [size for size in sizes if size <= most]
 
 
-def fastest(candidates: Sequence[int], run: Callable[[int], object]) -> int:
+def fastest(
+    candidates: Sequence[int],
+    run: Callable[[int], object],
+    rows: int | None = None,
+) -> int:
   """Returns the batch size that takes the least time per row.
 
   Args:
     candidates: Sizes, rising.  Once one is far slower, larger ones are not
       tried.
     run: Computes one batch of a size, to its end.
+    rows: If given, `run` computes so many rows in batches of the size.
   """
   times: dict[int, float] = {}
   for size in candidates:
@@ -269,7 +274,7 @@ def fastest(candidates: Sequence[int], run: Callable[[int], object]) -> int:
     for _ in range(2):
       begin = time.perf_counter()
       run(size)
-      taken.append((time.perf_counter() - begin) / size)
+      taken.append((time.perf_counter() - begin) / (rows or size))
     times[size] = min(taken)
     if times[size] > 1.5 * min(times.values()):
       break

@@ -16,13 +16,11 @@ are the median.  On a GPU: --shape=qwen2.5-7b --dtype=bfloat16 --tokens=8192
 import argparse
 from collections.abc import Sequence
 import functools
-import os
 import tempfile
 
 from etils import epath
 
 from benchmarks import harness, rows as rows_lib, shapes, texts
-from palign_jax.core import command
 from palign_jax.text import tokenizer as tokenizer_lib
 
 SANDBOX = 'palign_jax/sandbox/assets/student'
@@ -54,7 +52,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add('--judge_tokens', type=int, default=1024, help='As the quickstart has.')
   add('--repetitions', type=int, default=5)
   add('--cases', nargs='+', default=CASES[1:], choices=CASES[1:])
-  add('--systems', nargs='+', help='Only these; ours is always there.')
+  add(
+      '--systems',
+      nargs='+',
+      choices=sorted({x for names in _SYSTEMS.values() for x in names}),
+      help='Only these; ours is always there.',
+  )
   args = parser.parse_args(argv)
   if bool(args.traces) != bool(args.tokenizer):
     parser.error('--traces and --tokenizer come together.')
@@ -176,16 +179,10 @@ def about(
 def main():
   """Reads flags, measures, prints."""
   args = parse()
-  # Several processes share the memory of a GPU.
-  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  command.quiet_libraries()
   if args.quick:
     for case, system in _SLOW:
       harness.say(f'Left out with --quick, for its time: {case}/{system}')
-  with command.one_line_errors():
-    rows = run(args)
-    rows_lib.show(rows)
-    rows_lib.write(rows, args.json)
+  rows_lib.report(run, args)
 
 
 if __name__ == '__main__':

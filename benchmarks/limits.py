@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import harness, rows as rows_lib, shapes
 from palign_jax.checkpoints import hf_config
-from palign_jax.core import command, keys
+from palign_jax.core import keys
 from palign_jax.models import config as config_lib, decoder, kernels
 from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.planning import flops
@@ -211,12 +211,7 @@ def run(args: argparse.Namespace) -> list[rows_lib.Row]:
 
 def main():
   """Reads flags, measures, prints."""
-  args = parse()
-  command.quiet_libraries()
-  with command.one_line_errors():
-    rows = run(args)
-    rows_lib.show(rows)
-    rows_lib.write(rows, args.json)
+  rows_lib.report(run, parse())
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
 """Rows of results: what a measurement says, as a table and as JSON lines."""
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -9,6 +11,7 @@ import rich.console
 import rich.table
 
 from benchmarks import harness
+from palign_jax.core import command
 
 TRUNK = 'trunk'  # The case by which `times_trunk` is counted.
 OURS = 'ours'
@@ -60,6 +63,19 @@ def make(
 
 def _ratio(one: float | None, other: float) -> float | None:
   return None if one is None else round(one / other, 3)
+
+
+def report(
+    run: Callable[[argparse.Namespace], list[Row]], args: argparse.Namespace
+) -> None:
+  """Measures, prints the rows, and writes them with --json."""
+  # Several processes share the memory of a GPU.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  command.quiet_libraries()
+  with command.one_line_errors():
+    rows = run(args)
+    show(rows)
+    write(rows, args.json)
 
 
 def show(rows: Sequence[Row]) -> None:

@@ -12,7 +12,6 @@ gets the static batch that is best for these very lengths.  On a GPU:
 
 import argparse
 from collections.abc import Sequence
-import os
 import tempfile
 
 from etils import epath
@@ -25,7 +24,6 @@ from benchmarks import (
     shapes,
     texts,
 )
-from palign_jax.core import command
 from palign_jax.text import tokenizer as tokenizer_lib
 
 _BATCHES = (16, 32, 64, 128)
@@ -135,14 +133,7 @@ def _mean(numbers: Sequence[int]) -> float:
 
 def main():
   """Reads flags, measures, prints."""
-  args = parse()
-  # Several processes share the memory of a GPU.
-  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  command.quiet_libraries()
-  with command.one_line_errors():
-    rows = run(args)
-    rows_lib.show(rows)
-    rows_lib.write(rows, args.json)
+  rows_lib.report(run, parse())
 
 
 if __name__ == '__main__':

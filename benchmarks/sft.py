@@ -12,14 +12,12 @@ On a GPU: --shape=qwen2.5-7b --dtype=bfloat16 --tokens=4096 --cases lora.
 
 import argparse
 from collections.abc import Sequence
-import os
 import tempfile
 
 from etils import epath
 import numpy as np
 
 from benchmarks import harness, rows as rows_lib, sft_work, shapes
-from palign_jax.core import command
 from palign_jax.models import remat
 
 TOKENIZER = 'palign_jax/sandbox/assets/student'  # Of no use but to be there.
@@ -154,14 +152,7 @@ def finish(rows: list[rows_lib.Row], peak: float) -> list[rows_lib.Row]:
 
 def main():
   """Reads flags, measures, prints."""
-  args = parse()
-  # Several processes share the memory of a GPU.
-  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  command.quiet_libraries()
-  with command.one_line_errors():
-    rows = run(args)
-    rows_lib.show(rows)
-    rows_lib.write(rows, args.json)
+  rows_lib.report(run, parse())
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ from benchmarks import harness, rows as rows_lib
 from configs import common
 from palign_jax.core import command
 from palign_jax.planning import cases, steps, topology as topology_lib
-from palign_jax.stages import settings as settings_lib
+from palign_jax.stages import settings as settings_lib, validation
 
 SLICES = {
     1: '1x1',
@@ -65,7 +65,7 @@ def settings(args: argparse.Namespace, chips: int) -> settings_lib.Settings:
   config.sft.update(
       method=args.method, batch_size=args.rows, max_tokens=args.tokens
   )
-  return settings_lib.read(config.to_dict())
+  return validation.read(config.to_dict())
 
 
 def row(

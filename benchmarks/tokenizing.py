@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import time
 
 from benchmarks import harness, judge, rows as rows_lib, texts
-from palign_jax.core import command
 from palign_jax.judging import trunk as trunk_lib
 from palign_jax.text import tokenizer as tokenizer_lib
 
@@ -98,12 +97,7 @@ def run(args: argparse.Namespace) -> list[rows_lib.Row]:
 
 def main():
   """Reads flags, measures, prints."""
-  args = parse()
-  command.quiet_libraries()
-  with command.one_line_errors():
-    rows = run(args)
-    rows_lib.show(rows)
-    rows_lib.write(rows, args.json)
+  rows_lib.report(run, parse())
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """PyTorch's side of the judge's benchmark."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import functools
 
 import numpy as np
@@ -60,10 +60,20 @@ class _Base:
       last = x.last_hidden_state[torch.arange(len(rows)), lengths - 1]
       return self.model.lm_head(last).float().cpu()  # Waits for the GPU.
 
+  def read(
+      self, rows: Sequence[Sequence[int]], size: int
+  ) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yields places and logits of rows, sorted by length in batches."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for begin in range(0, len(order), size):
+      batch = order[begin : begin + size]
+      yield batch, self.last_logits([rows[i] for i in batch])
+
   def best_batch(self, rows: Sequence[Sequence[int]]) -> int:
-    """Returns the batch size that reads these rows fastest."""
+    """Returns the batch size in which these rows are read fastest."""
     sizes = harness.batch_sizes(len(rows), self.device.type == 'cpu')
-    return harness.fastest(sizes, lambda n: self.last_logits(rows[:n]))
+    run = lambda size: list(self.read(rows, size))
+    return harness.fastest(sizes, run, len(rows))
 
 
 class Reference(_Base):
@@ -151,12 +161,19 @@ class Strong(_Base):
     self._shared, self._yes, self._no = yes[:num], yes[num], no[num]
 
   def warm_up(self) -> None:
-    longest = [self.prompt(task, len(task.ends)) for task in self.tasks]
     if self._batch:
-      self.last_logits(longest[:1])
+      self.last_logits([self.prompt(self.tasks[0], 1)])
     else:
-      together = 8 if self._case == 'curve' else 1
-      self._batch = self.best_batch(longest * together)
+      self._batch = self.best_batch(self._round())
+
+  def _round(self) -> list[list[int]]:
+    """Returns prompts of such lengths as are read together."""
+    if self._case == 'curve':  # Sorted, neighbours are about as long.
+      return [self.prompt(t, len(t.ends)) for t in self.tasks for _ in range(4)]
+    # A round of the search has one of each trace, at any of its cuts.
+    num = len(self.tasks)
+    cut = lambda i, task: max(len(task.ends) * (2 * i + 1) // (2 * num), 1)
+    return [self.prompt(t, cut(i, t)) for i, t in enumerate(self.tasks)]
 
   def run(self):
     searches = {t.id: steering.begin(self._case, t) for t in self.tasks}
@@ -178,12 +195,9 @@ class Strong(_Base):
         [*self.prompt(by_id[p.trace_id], p.length), *self._shared]
         for p in probes
     ]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     verdicts: list[search_lib.Verdict | None] = [None] * len(rows)
-    size = self._batch or len(order)  # All, if nothing was measured.
-    for begin in range(0, len(order), size):
-      batch = order[begin : begin + size]
-      logits = self.last_logits([rows[i] for i in batch])
+    # All together, if nothing was measured.
+    for batch, logits in self.read(rows, self._batch or len(rows)):
       margins = (logits[:, self._yes] - logits[:, self._no]).tolist()
       for i, margin in zip(batch, margins, strict=True):
         verdicts[i] = search_lib.Verdict(margin >= 0, margin=margin)

@@ -7,7 +7,7 @@
 # Needs an environment with requirements.txt: .venv, or the one that is active,
 # or PYTHON=...  Each process has one CPU device, or JAX_NUM_CPU_DEVICES of
 # them.  Lines begin with the process's number.  When one fails the others are
-# ended, and its exit code is the script's.
+# ended, and its exit code is the script's; so it is on SIGTERM (75).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,9 +34,10 @@ with socket.socket() as s:
 PY
 }
 
-processes=()
+processes=() told=''
 end_all() { kill -TERM "${processes[@]}" 2>/dev/null || true; }
-trap end_all TERM INT EXIT
+trap 'told=yes; end_all' TERM INT
+trap end_all EXIT
 
 port=${PALIGN_PORT:-$(free_port)}
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
@@ -46,9 +47,14 @@ for ((i = 0; i < number; i++)); do
     > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
   processes+=($!)
 done
-code=0
-for ((i = 0; i < number && code == 0; i++)); do
+code=0 left=$number
+while ((left > 0 && code == 0)); do
   wait -n "${processes[@]}" || code=$?
+  if [[ -n $told ]]; then  # A signal has cut the wait short: no process's code.
+    told='' code=0
+  else
+    left=$((left - 1))
+  fi
 done
 end_all
 wait

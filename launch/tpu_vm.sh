@@ -14,7 +14,8 @@
 #   restart  after a preemption: a new slice if the old one is gone, setup, run
 #   watch    waits for the run's end, with a restart after every preemption and
 #            when main was killed or has lost a worker (3 times at most within
-#            minutes of a start)
+#            minutes of a start), with a new slice when a worker has not
+#            answered 10 times in a row
 #   delete   gives the slice back
 #
 # The same flags serve all of them; a step that is done already is left alone,
@@ -321,13 +322,21 @@ progress() {
 }
 
 watch() {
-  local now began='' quick=0
+  local now began='' quick=0 silent=0
   check_slice
   check_run
   if [[ -n $dry ]]; then restart && return; fi
   while true; do
     now=$(progress) || now=unknown  # It has said why; the next look may do.
+    silent=$([[ $now == unknown ]] && echo $((silent + 1)) || echo 0)
     case $now in
+      unknown)  # Where the cloud itself does not answer, nothing is given back.
+        if ((silent >= 10)) && [[ $(health ready) == ready ]]; then
+          say "$name: a worker has not answered $silent times in a row; asking for another slice."
+          if (delete); then now=idle; fi
+          silent=0
+        fi
+        ;;
       ended) say "$name: the run has ended well." && return ;;
       failed) die "$name: main has failed on a worker; call logs, mend it, and call restart." ;;
       killed)

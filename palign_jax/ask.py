@@ -57,6 +57,7 @@ def answer(args: argparse.Namespace) -> Iterator[str]:
   model = hf_import.load(args.model, dtype=dtype)
   tokenizer = tokenizer_lib.load(model.folder)
   hf_import.check_vocab(model, tokenizer.size)
+  tokenizer_lib.check_stop(tokenizer, args.stop, '--stop')
   tokens = tuple(tokenizer.encode(tokenizer.chat.prompt(user)))
   room = model.max_positions - len(tokens)
   if room < 1:

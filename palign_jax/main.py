@@ -28,7 +28,11 @@ from palign_jax.core import (
 )
 from palign_jax.data import questions as questions_lib
 from palign_jax.parallel import compiled, hosts, peers as peers_of_run
-from palign_jax.stages import context as context_lib, settings as settings_lib
+from palign_jax.stages import (
+    context as context_lib,
+    settings as settings_lib,
+    validation,
+)
 
 STAGES = (
     'teach',
@@ -92,7 +96,7 @@ def run(
   """
   peers = peers or peers_lib.Alone()
   stages = chosen(stages)
-  settings = settings_lib.read(config.to_dict())
+  settings = validation.read(config.to_dict())
   place = workdir_lib.Workdir(workdir, STAGES)
   context = context_lib.Context(settings, place, peers)
   # A report is of whatever is there, so it is made anew.

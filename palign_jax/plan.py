@@ -9,10 +9,10 @@ cannot be told.
 
 from collections.abc import Sequence
 import json
-import pathlib
 import sys
 
 from absl import app, flags
+from etils import epath
 import jax
 from ml_collections import config_flags
 
@@ -93,13 +93,17 @@ def main(argv: list[str]):
   command.quiet_libraries()
   with command.one_line_errors():
     given = flags.FLAGS
+    file = epath.Path(given.json) if given.json else None
+    if file and not file.parent.exists():
+      raise errors.ConfigError(
+          f'--json={file}: there is no folder {file.parent}; make it first.'
+      )
     plan = make(
         given.config, given.topology, only=given.steps, search=given.search
     )
-    if given.json:
-      text = json.dumps(report.as_json(plan), indent=2)
-      pathlib.Path(given.json).write_text(text + '\n')
-  print(report.as_text(plan))
+    print(report.as_text(plan))
+    if file:
+      file.write_text(json.dumps(report.as_json(plan), indent=2) + '\n')
   sys.exit(0 if plan.fits else DOES_NOT_FIT)
 
 

@@ -12,7 +12,7 @@ from configs import common
 from palign_jax.core import errors
 from palign_jax.models import presets
 from palign_jax.parallel import local, mesh as mesh_lib
-from palign_jax.stages import settings as settings_lib
+from palign_jax.stages import settings as settings_lib, validation
 from tests.parallel import local_test
 
 FOLDER = pathlib.Path(common.__file__).parent
@@ -37,7 +37,7 @@ CASES = [(name, arg) for name in RUNS for arg in arguments(name)]
 def test_a_config_passes_the_door(name, arg):
   config = importlib.import_module(f'configs.{name}').get_config(arg)
   assert isinstance(config, ml_collections.ConfigDict)
-  settings = settings_lib.read(config.to_dict())
+  settings = validation.read(config.to_dict())
   assert settings.seed == config.seed
   # It sets what there is, and no name of its own.
   base = common.base()
@@ -169,6 +169,21 @@ def test_parse_arg():
             },
             "none_enough='most_probable' needs p_enough, which",
         ),
+        (
+            {'truncate.calibration_fit': 'platt'},
+            "calibration_fit is 'platt' and there are no rows to fit on",
+        ),
+        (
+            {'truncate.abstained': 'verify'},
+            "abstained='verify' and abstain=0, so that nothing abstains",
+        ),
+        (
+            {
+                'truncate.verdict': 'generate',
+                'truncate.calibration_rows': 'rows.jsonl',
+            },
+            "verdict='generate' gives no p_enough to calibrate",
+        ),
         ({'align.mode': 'x'}, 'align.mode is .x.; it can be prefill, draft'),
         ({'align.n': 0}, 'config.align.n is 0; n and max_tokens are'),
         ({'align.temperature': -0.1}, 'config.align.temperature is -0.1'),
@@ -202,6 +217,19 @@ def test_parse_arg():
             {'sft.optim.lr': 1.0},
             r'config.sft.optim.lr: OptimConfig has no such',
         ),
+        (
+            {'sft.optim.clip_norm': 0.0},
+            'clip_norm is 0.0; it must be above 0; ',
+        ),
+        (
+            {'sft.optim.peak_lr': -1.0},
+            'optim.peak_lr is -1.0; it must be above',
+        ),
+        ({'sft.optim.warmup_frac': 3.0}, 'frac is 3.0; it must be from 0 to 1'),
+        (
+            {'compute.loss_chunk': -1},
+            'loss_chunk is -1; it must be above 0, or',
+        ),
         ({'sft.rnk': 1}, 'config.sft.rnk: Sft has no such field. Did you mean'),
         ({'nope': 1}, 'config.nope: Settings has no such field'),
     ],
@@ -215,7 +243,7 @@ def test_the_door_names_what_is_wrong(change, message):
       place = place[part]
     place[last] = value
   with pytest.raises(errors.ConfigError, match=message):
-    settings_lib.read(config)
+    validation.read(config)
 
 
 def test_a_section_or_field_that_is_missing():
@@ -224,16 +252,16 @@ def test_a_section_or_field_that_is_missing():
   with pytest.raises(
       errors.ConfigError, match='config.align: Align needs mode'
   ):
-    settings_lib.read(config)
+    validation.read(config)
   del config['align']
   with pytest.raises(errors.ConfigError, match='config.align: the section is'):
-    settings_lib.read(config)
+    validation.read(config)
 
 
 def test_whole_numbers_serve_as_fractions():
   config = common.base().to_dict()
   config['align']['temperature'] = 1
-  got = settings_lib.read(config).align.temperature
+  got = validation.read(config).align.temperature
   assert got == 1.0 and isinstance(got, float)
 
 
@@ -241,7 +269,7 @@ def test_fields_of_a_source_may_be_spelt_out():
   config = common.base()
   names = dict(question='q', answer='a', trace='t', id='')
   config.teach.fields = names
-  assert dict(settings_lib.read(config.to_dict()).teach.fields) == names
+  assert dict(validation.read(config.to_dict()).teach.fields) == names
 
 
 @pytest.mark.parametrize(
@@ -257,4 +285,4 @@ def test_values_that_would_fail_late_are_refused(name, value):
   config = common.base()
   config.update_from_flattened_dict({name: value})
   with pytest.raises(errors.ConfigError, match='config.' + name.split('.')[0]):
-    settings_lib.read(config.to_dict())
+    validation.read(config.to_dict())

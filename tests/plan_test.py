@@ -1,5 +1,6 @@
 """The plan's words, numbers and exit codes; steps that are really compiled."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -48,8 +49,9 @@ def fixture_links(monkeypatch):
   monkeypatch.setattr(roofline, 'bandwidth', lambda *_: 1e9)
 
 
-def made_up(tmp_path, steps):
-  search = search_lib.Search(small.config(tmp_path).to_dict(), small.slice_of())
+def made_up(tmp_path, steps, **changes):
+  config = small.config(tmp_path, **changes).to_dict()
+  search = search_lib.Search(config, small.slice_of())
   made = {step.name: step for step in steps}
   return report.Plan(search.case({}), made, None, ('math500', 'other'))
 
@@ -94,6 +96,35 @@ def test_hours_follow_from_the_config(fitting):
   assert stages['sample'] == pytest.approx(
       answers * (512 / 128 + 3 * 256 / (128 * 0.92))
   )
+
+
+def test_replies_that_judge_are_read_and_drawn(tmp_path):
+  asks = {'truncate.verdict': 'generate', 'truncate.search': 'sequential'}
+  names = ('prefill', 'decode', 'sft')
+  plan = made_up(tmp_path, [small.step(name, 60) for name in names], **asks)
+  assert steps_lib.names(plan.case) == list(names)
+  probes = 512 // 24  # A prefix is as long as a trace here.
+  assert plan.work.probes == probes
+  reply = plan.case.settings.truncate.max_tokens
+  assert plan.seconds()['truncate'] == pytest.approx(
+      1000 * probes * (512 / 128 + reply / (128 * 0.92))
+  )
+  assert f'by a reply of {reply}' in report.as_text(plan)
+
+
+def test_what_main_would_refuse_is_left_out_and_said(tmp_path):
+  plan = made_up(tmp_path, [small.step('judge', 60)])
+  refused = errors.ConfigError('the batch does not split')
+  plan = dataclasses.replace(plan, made=plan.made | {'sft': refused})
+  assert report.as_json(plan)['without'] == ['sft']
+  assert '; without sft); ' in report.as_text(plan)
+
+
+def test_continuations_that_judge_are_not_counted(tmp_path):
+  asks = {'truncate.verdict': 'verified'}
+  plan = made_up(tmp_path, [small.step('judge', 60)], **asks)
+  text = "continuations that judge (verdict='verified') are not counted"
+  assert text in plan.work.assumptions
 
 
 def test_the_text_has_a_verdict(fitting, tmp_path):

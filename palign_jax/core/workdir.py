@@ -30,8 +30,8 @@ _BEARS_ON = {
 }
 # They cannot change results (but by rounding, and a manifest names them).
 FREE = ('mesh', 'compute', 'report')
-# Of those, what decides the shapes of programs: rows from before a change and
-# from after it are equal within rounding, no longer bit for bit.
+# Of those, what decides the shapes of programs and who computes: rows from
+# before a change and from after it are equal within rounding, not bit for bit.
 SHAPES = (
     'mesh',
     'compute.num_rows',
@@ -42,6 +42,7 @@ SHAPES = (
     'compute.group',
     'compute.rows_per_device',
     'compute.loss_chunk',
+    'compute.attention',
 )
 # What jsonl.py and hf_export.py write beside their place, by process.
 _HALF_WRITTEN = re.compile(r'\..+\.(\d+)\.(?:tmp|old)')
@@ -199,7 +200,10 @@ class Workdir:
       # Finished ones as well: a report is made anew.
       for path in list(pathlib.Path(self.path / stage).rglob('.*.*')):
         name = _HALF_WRITTEN.fullmatch(path.name)
-        if name and not _is_alive(int(name[1])):
+        # In a container the number may be this process's own: of a life before,
+        # as this one has written nothing yet.
+        mine = name and int(name[1]) == os.getpid()
+        if name and (mine or not _is_alive(int(name[1]))):
           shutil.rmtree(path) if path.is_dir() else path.unlink()
 
   def _read(self, name: str) -> dict[str, Any] | None:

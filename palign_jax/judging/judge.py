@@ -25,6 +25,7 @@ from palign_jax.judging import (
     trunk_scorer,
     verified,
 )
+from palign_jax.parallel import memory
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 
 
@@ -118,7 +119,7 @@ class LabelJudge:
         batch = self._scorer.open([trunks[i] for i in group])
         members = [readings[i] for i in group]
         found |= self._lockstep(batch, members, begin, advance)
-      except trunk_scorer.OutOfMemory as e:
+      except memory.OutOfMemory as e:
         message = str(e)
       finally:
         if batch is not None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from palign_jax.judging import scorer as scorer_lib, trunk_scorer
+from palign_jax.parallel import memory
 
 
 class RereadScorer:
@@ -31,7 +32,7 @@ class RereadScorer:
 
   def read(self, questions: Sequence[scorer_lib.Question]) -> np.ndarray:
     """Returns their scores; raises `OutOfMemory` if there was no room."""
-    with trunk_scorer.guard():
+    with memory.guard():
       margins = self._scorer.score(questions)
     self.num_tokens += sum(len(question.tokens) for question in questions)
     return margins

@@ -134,7 +134,7 @@ class Scorer:
 
   def _rows(self, size: int) -> int:
     shards = mesh_lib.num_row_shards(self._mesh)
-    return max(self._max_tokens // size // shards, 1) * shards
+    return max(self._max_tokens // size, 1) * shards
 
   def _batch(self, questions, size: int, rows: int) -> np.ndarray:
     tokens = np.zeros((rows, size), np.int32)

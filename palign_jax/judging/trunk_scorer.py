@@ -9,31 +9,21 @@ width, and what a row does not see changes none of its bits; so scores depend
 neither on company nor on order, in programs of equal shapes bit for bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
-import functools
 
 from absl import logging
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 import numpy as np
 
 from palign_jax.core import errors
-from palign_jax.models import config as config_lib, decoder, kernels
+from palign_jax.judging import programs as programs_lib
+from palign_jax.models import config as config_lib, decoder
 from palign_jax.parallel import memory, mesh as mesh_lib
-from palign_jax.sampling import buckets
 
-_CHUNK = 128  # Tokens of a trunk that are read together.
-_FORKS = 16  # Of one trunk that are read together, if it has many.
-_FEW = 4  # Up to so many are read one by one.
-_ROWS = 32  # Of a program, at most: each is some instructions more.
-_SINGLE = 16  # Of them, at most, where each has a single fork.
-_WIDTHS = 8, 32  # Tokens of forks that memory is sized for; most have 8.
-_MOST = _ROWS * _FORKS * _WIDTHS[-1]  # Of them together; longer ones are fewer.
-_ALIKE = 64  # Tokens of a program, at least: with fewer, XLA's products on a
-# CPU add up in another order.
+_CHUNK = programs_lib.CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,23 +43,6 @@ class Probe:
   tokens: Sequence[int]
   yes: int
   no: int
-
-
-class OutOfMemory(Exception):
-  """The device has no room for so many trunks; fewer may fit."""
-
-
-def capacity(length: int) -> int:
-  """Returns how many tokens are kept room for: 256, 512, 768, 1024, ..."""
-  return max(256, buckets.capacity(length))
-
-
-def fork_width(length: int) -> int:
-  """Returns the padded length of a fork: 4, 8, 12, 16, 24, 32, 48, 64, ..."""
-  if length <= 16:
-    return -(-length // 4) * 4
-  octave = 1 << (length - 1).bit_length() - 1
-  return octave * 3 // 2 if length <= octave * 3 // 2 else octave * 2
 
 
 class TrunkScorer:
@@ -113,19 +86,16 @@ class TrunkScorer:
           f' {config.num_kv_heads} key-value heads, which do not split so;'
           f' take a divisor of {config.num_kv_heads}.'
       )
-    self._params = decoder.unstack(params)
-    self._config, self._mesh = config, mesh
-    self._dtype = jnp.dtype(dtype)
-    self._static = {
-        'config': config,
-        'backend': kernels.Backend(attention, mesh),
-        'dtype': self._dtype,
-        'lora_scale': lora_scale,
-    }
+    self.programs = programs_lib.Programs(
+        params,
+        config,
+        mesh=mesh,
+        dtype=dtype,
+        judge_tokens=judge_tokens,
+        lora_scale=lora_scale,
+        attention=attention,
+    )
     self._budget, self._max_rows = budget, max_rows
-    self._judge_tokens = max(judge_tokens, _CHUNK)
-    self._shards = mesh_lib.num_row_shards(mesh)
-    self._programs: dict[tuple[str | int, ...], jax.stages.Compiled] = {}
     self._fits: dict[int, int] = {}
     self.num_tokens = 0  # Read so far, without padding.
 
@@ -142,11 +112,13 @@ class TrunkScorer:
     """
     by_capacity: dict[int, list[int]] = {}
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-      by_capacity.setdefault(capacity(lengths[i]), []).append(i)
+      by_capacity.setdefault(programs_lib.capacity(lengths[i]), []).append(i)
     groups = []
     for size, indices in by_capacity.items():
-      wanted = -(-len(indices) // self._shards)
-      most = self._shards * self.fitting(size, min(wanted, self._max_rows))
+      wanted = -(-len(indices) // self.programs.num_shards)
+      most = self.programs.num_shards * self.fitting(
+          size, min(wanted, self._max_rows)
+      )
       num = -(-len(indices) // most)  # Groups of about the same size.
       each = -(-len(indices) // num)
       groups += [indices[i : i + each] for i in range(0, len(indices), each)]
@@ -169,8 +141,8 @@ class TrunkScorer:
       return num
     if size in self._fits:
       return min(num, self._fits[size])
-    row = memory.per_device(self._abstract_cache(1, size)) // 2
-    weights = memory.per_device(self._params)
+    row = memory.per_device(self.programs.abstract_cache(1, size)) // 2
+    weights = memory.per_device(self.programs.params)
     room = self._budget - weights
     while num >= 1:
       if (num + 1) * row <= room:
@@ -199,85 +171,26 @@ class TrunkScorer:
   def _used(self, num_rows: int, size: int) -> int | None:
     """Returns what the greediest program needs; None if XLA has no room."""
     try:
-      trunks = memory.needed(self.trunk_program(num_rows, size))
+      trunks = memory.needed(self.programs.greediest_trunks(num_rows, size))
       if self.holds_any_fork(num_rows, size):
         return trunks
-      forks = self.fork_programs(num_rows, size)
+      forks = self.programs.greediest_forks(num_rows, size)
       return max(trunks, *map(memory.needed, forks))
-    except OutOfMemory:
+    except memory.OutOfMemory:
       return None
 
   def holds_any_fork(self, num_rows: int, size: int) -> bool:
     """Returns whether the budget holds any program of forks; compiles none.
 
-    What a program takes beside weights and cache grows with its rows or its
-    tokens: by these we go up from the chunk's, and double that, as it is by
-    estimate (on a CPU half as much again has been seen).
-
     Args:
       num_rows: Trunks of a row shard.
       size: As of `capacity`.
     """
-    held = memory.per_device(self._params)
-    held += memory.per_device(self._abstract_cache(num_rows, size))
-    use = self.trunk_program(num_rows, size).memory_analysis()
-    rows = self.chunk_rows(num_rows, num_rows)
-    times = max(
-        per_shard * max(num_forks * width / _CHUNK, 1) / rows
-        for num_forks, width, per_shard in self._fork_shapes()
-    )
-    return held + 2 * times * use.temp_size_in_bytes <= self._budget
-
-  def chunk_shape(self, num_rows: int) -> tuple[int, int]:
-    """Returns rows and tokens of the chunk that `trunk_program` reads."""
-    return self._shards * self.chunk_rows(num_rows, num_rows), _CHUNK
-
-  def trunk_program(self, num_rows: int, size: int) -> jax.stages.Compiled:
-    """Returns the greediest program that reads trunks.
-
-    Args:
-      num_rows: Trunks of a row shard.
-      size: As of `capacity`.
-
-    Raises:
-      OutOfMemory: If XLA has no room for it.
-    """
-    with guard():
-      per_shard = self.chunk_rows(num_rows, num_rows)
-      return self._grow_program(num_rows, size, per_shard)
-
-  def fork_programs(
-      self, num_rows: int, size: int
-  ) -> list[jax.stages.Compiled]:
-    """Returns the greediest programs that read forks; see `trunk_program`.
-
-    One trunk may have as many forks as a program has rows for.
-    """
-    with guard():
-      return [
-          self._fork_program(num_rows, size, *shape)
-          for shape in self._fork_shapes()
-      ]
-
-  def _fork_shapes(self) -> list[tuple[int, int, int]]:
-    """Returns (forks of a row, width, rows) of the greediest programs."""
-    shapes = [
-        (self.num_forks(wanted, width), width)
-        for wanted in (1, _FORKS)
-        for width in _WIDTHS
-    ]
-    return [(*shape, self.fork_rows(*shape, _ROWS)) for shape in shapes]
+    return self.programs.most_for_forks(num_rows, size) <= self._budget
 
   def narrow(self) -> bool:
-    """Reads half as many tokens together from now on, if there are two chunks.
-
-    Returns:
-      Whether it does: False if no fewer can be read.
-    """
-    if self._judge_tokens < 2 * _CHUNK:
-      return False
-    self._judge_tokens //= 2
-    return True
+    """See `Programs.narrow`."""
+    return self.programs.narrow()
 
   def open(self, trunks: Sequence[Sequence[int]]) -> 'Batch':
     """Returns a batch of trunks, none of them read yet.
@@ -286,137 +199,6 @@ class TrunkScorer:
       OutOfMemory: If the device has no room for them.
     """
     return Batch(self, trunks)
-
-  # The programs.
-
-  def _abstract_cache(self, num_rows: int, size: int):
-    """Returns the shapes of a cache with one spare row per row shard."""
-    total = self._shards * (num_rows + 1)
-    make = functools.partial(
-        decoder.new_cache, self._config, total, size, self._dtype
-    )
-    where = NamedSharding(self._mesh, decoder.CACHE)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        jax.eval_shape(make),
-    )
-
-  def _cache(self, num_rows: int, size: int) -> decoder.Cache:
-    shapes = self._abstract_cache(num_rows, size)
-    make = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    where = jax.tree.map(lambda x: x.sharding, shapes)
-    return self._compile(('empty', num_rows, size), make, out_shardings=where)()
-
-  def _compile(self, key: tuple, function: Callable, *args, **options):
-    """Returns a program, compiled at its first use."""
-    if key not in self._programs:
-      logging.info('Compiling the judge for %s.', key)
-      lowered = jax.jit(function, **options).lower(*args)
-      self._programs[key] = lowered.compile()
-    return self._programs[key]
-
-  def _shape(self, *shape: int) -> jax.ShapeDtypeStruct:
-    where = mesh_lib.rows(self._mesh)
-    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where)
-
-  def chunk_rows(self, num_rows: int, wanted: int) -> int:
-    """Returns how many trunks of a row shard are read together.
-
-    Args:
-      num_rows: Trunks of a row shard.
-      wanted: How many of them are to be read.
-    """
-    most = min(self._judge_tokens // _CHUNK, _ROWS, num_rows)
-    return _step(most, wanted)
-
-  def _grow_program(
-      self, num_rows: int, size: int, per_shard: int
-  ) -> jax.stages.Compiled:
-    B = self._shards * per_shard
-    cache = self._abstract_cache(num_rows, size)
-    return self._compile(
-        ('trunks', num_rows, size, per_shard),
-        functools.partial(_grow, **self._static),
-        self._params,
-        cache,
-        self._shape(B, _CHUNK),
-        self._shape(B),
-        self._shape(B),
-        out_shardings=jax.tree.map(lambda x: x.sharding, cache),
-        donate_argnums=(1,),
-    )
-
-  def num_forks(self, wanted: int, width: int) -> int:
-    """Returns how many forks of a trunk are read as one row.
-
-    Args:
-      wanted: Of the trunk.
-      width: Of a fork, in tokens.
-    """
-    num = _FORKS if wanted > _FEW else 1
-    while num > 1 and num * width > min(self._judge_tokens, _MOST):
-      num //= 2
-    return num
-
-  def fork_rows(self, num_forks: int, width: int, wanted: int) -> int:
-    """Returns how many rows of forks a row shard reads together.
-
-    Args:
-      num_forks: Of a row.
-      width: Of a fork, in tokens.
-      wanted: How many rows are to be read.
-    """
-    tokens = num_forks * width
-    most = min(max(min(self._judge_tokens, _MOST) // tokens, 1), _ROWS)
-    if num_forks == 1:
-      most = min(most, _SINGLE)
-    return _step(most, wanted, least=-(-_ALIKE // tokens))
-
-  def _fork_program(
-      self,
-      num_rows: int,
-      size: int,
-      num_forks: int,
-      width: int,
-      per_shard: int,
-  ) -> jax.stages.Compiled:
-    B = self._shards * per_shard
-    M = num_forks
-    return self._compile(
-        ('forks', num_rows, size, num_forks, width, per_shard),
-        functools.partial(_score, **self._static),
-        self._params,
-        self._abstract_cache(num_rows, size),
-        self._shape(B, M, width),
-        self._shape(B, M),
-        self._shape(B),
-        self._shape(B, M),
-        self._shape(B, M, 2),
-        out_shardings=mesh_lib.replicated(self._mesh),
-    )
-
-
-def _grow(params, cache, tokens, rows, begins, **static):
-  config = static.pop('config')
-  return decoder.grow(params, config, tokens, rows, begins, cache, **static)
-
-
-def _score(params, cache, tokens, lengths, rows, seen, pairs, **static):
-  config = static.pop('config')
-  x = decoder.forks(
-      params, config, tokens, lengths, rows, seen, cache, **static
-  )
-  return decoder.margins(params, config, x, pairs)
-
-
-def _step(most: int, wanted: int, least: int = 1) -> int:
-  """Returns `most`, or that halved as long as it holds what is wanted.
-
-  Few sizes, as each is a program.
-  """
-  while most // 2 >= max(wanted, least):
-    most //= 2
-  return most
 
 
 def _power(number: int) -> int:
@@ -429,18 +211,18 @@ class Batch:
 
   def __init__(self, scorer: TrunkScorer, trunks: Sequence[Sequence[int]]):
     """Takes room for the trunks; see `TrunkScorer.open`."""
-    self._scorer = scorer
+    self._scorer, self._programs = scorer, scorer.programs
     self._trunks = [np.asarray(trunk, np.int32) for trunk in trunks]
-    self._size = capacity(max(map(len, self._trunks), default=1))
-    shards = scorer._shards
+    self._size = programs_lib.capacity(max(map(len, self._trunks), default=1))
+    shards = self._programs.num_shards
     # Trunk i is row i // shards of shard i % shards: by length they are even.
     self._num_rows = _power(-(-len(trunks) // shards))
     self._read = np.zeros(len(trunks), np.int64)  # Chunks of each so far.
     self._open()
 
   def _open(self) -> None:
-    with guard():
-      self._cache = self._scorer._cache(self._num_rows, self._size)
+    with memory.guard():
+      self._cache = self._programs.new_cache(self._num_rows, self._size)
 
   def release(self) -> None:
     """Lets go of what was read; the next probes read their trunks anew."""
@@ -458,14 +240,15 @@ class Batch:
         raise ValueError(f'{probe}: its trunk ends before the anchor.')
     if self._cache is None:
       self._open()
-    with guard():
+    with memory.guard():
       self._grow(probes)
       margins = self._forks(probes)
     if not np.all(np.isfinite(margins)):
       raise errors.DataError(
           f'{np.sum(~np.isfinite(margins))} of {len(margins)} verdicts are not'
-          f' finite in {self._scorer._dtype}; take another config.student.dtype'
-          ' (bfloat16, float32), or look whether the weights are whole.'
+          f' finite in {self._programs.dtype}; take another'
+          ' config.student.dtype (bfloat16, float32), or look whether the'
+          ' weights are whole.'
       )
     return margins
 
@@ -482,9 +265,9 @@ class Batch:
 
   def _chunk(self, order: np.ndarray) -> None:
     """Reads a chunk of as many of these trunks as a program has rows."""
-    scorer, shards = self._scorer, self._scorer._shards
+    programs, shards = self._programs, self._programs.num_shards
     wanted = int(np.bincount(order % shards).max())
-    per_shard = scorer.chunk_rows(self._num_rows, wanted)
+    per_shard = programs.chunk_rows(self._num_rows, wanted)
     tokens = np.zeros((shards, per_shard, _CHUNK), np.int32)
     rows = np.full((shards, per_shard), self._num_rows, np.int32)  # The spare.
     begins = np.zeros((shards, per_shard), np.int32)
@@ -495,10 +278,10 @@ class Batch:
         tokens[shard, place, : len(part)] = part
         rows[shard, place], begins[shard, place] = trunk // shards, begin
         self._read[trunk] += 1
-        scorer.num_tokens += len(part)
-    program = scorer._grow_program(self._num_rows, self._size, per_shard)
+        self._scorer.num_tokens += len(part)
+    program = programs.trunks(self._num_rows, self._size, per_shard)
     self._cache = program(
-        scorer._params, self._cache, *map(self._put, (tokens, rows, begins))
+        programs.params, self._cache, *map(self._put, (tokens, rows, begins))
     )
 
   def _forks(self, probes: Sequence[Probe]) -> np.ndarray:
@@ -512,9 +295,11 @@ class Batch:
       indices.sort(key=lambda i: probes[i].anchor)
       by_width: dict[int, list[int]] = {}
       for i in indices:
-        by_width.setdefault(fork_width(len(probes[i].tokens)), []).append(i)
+        by_width.setdefault(
+            programs_lib.fork_width(len(probes[i].tokens)), []
+        ).append(i)
       for width, group in by_width.items():
-        num_forks = self._scorer.num_forks(len(indices), width)
+        num_forks = self._programs.num_forks(len(indices), width)
         units.setdefault((num_forks, width), []).extend(
             group[i : i + num_forks] for i in range(0, len(group), num_forks)
         )
@@ -532,14 +317,14 @@ class Batch:
 
   def _fork_calls(self, probes, units, num_forks: int, width: int):
     """Starts the calls; returns where each probe's score will be."""
-    scorer, shards = self._scorer, self._scorer._shards
+    programs, shards = self._programs, self._programs.num_shards
     waiting = [
         [unit for unit in units if probes[unit[0]].trunk % shards == shard]
         for shard in range(shards)
     ]
     wanted = max(map(len, waiting))
-    per_shard = scorer.fork_rows(num_forks, width, wanted)
-    program = scorer._fork_program(
+    per_shard = programs.fork_rows(num_forks, width, wanted)
+    program = programs.forks(
         self._num_rows, self._size, num_forks, width, per_shard
     )
     results = []
@@ -547,7 +332,7 @@ class Batch:
       call = [queue[begin : begin + per_shard] for queue in waiting]
       places, arrays = self._arrays(probes, call, per_shard, num_forks, width)
       args = map(self._put, arrays)
-      results.append((places, program(scorer._params, self._cache, *args)))
+      results.append((places, program(programs.params, self._cache, *args)))
     return results
 
   def _arrays(self, probes, call, per_shard: int, num_forks: int, width: int):
@@ -572,17 +357,5 @@ class Batch:
   def _put(self, x: np.ndarray) -> jax.Array:
     """Returns [shards, rows, ...] on the mesh as [shards * rows, ...]."""
     x = x.reshape(-1, *x.shape[2:])
-    where = mesh_lib.rows(self._scorer._mesh)
+    where = mesh_lib.rows(self._programs.mesh)
     return jax.make_array_from_callback(x.shape, where, lambda at: x[at])
-
-
-class guard:  # noqa: N801  Reads as a statement.
-  """Turns XLA's complaint about memory into `OutOfMemory`."""
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, trace):
-    if isinstance(error, jax.errors.JaxRuntimeError):
-      if memory.is_exhausted(error):
-        raise OutOfMemory(str(error).splitlines()[0]) from error

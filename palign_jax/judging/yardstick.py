@@ -41,6 +41,7 @@ class Measured:
   Attributes:
     rows: One per cut that leaves room for continuations.
     no_room: Cuts that leave none.
+    num_traces: That were judged, those without room for anything included.
     tokens: Computed, by judge.
     seconds: Taken, by judge; programs that were compiled on the way included.
     total_seconds: Of all this.
@@ -48,6 +49,7 @@ class Measured:
 
   rows: list[Row]
   no_room: int
+  num_traces: int
   tokens: Mapping[str, int]
   seconds: Mapping[str, float]
   total_seconds: float
@@ -140,7 +142,14 @@ def measure(
   for counts in (meter.tokens, meter.seconds):
     counts['prior'] += counts['label']
   no_room = len(cuts) - len(rows)
-  return Measured(rows, no_room, meter.tokens, meter.seconds, total_seconds)
+  return Measured(
+      rows,
+      no_room,
+      len(readings),
+      meter.tokens,
+      meter.seconds,
+      total_seconds,
+  )
 
 
 _Verdicts = Mapping[int, search_lib.Verdict]  # By length of the prefix.
@@ -190,14 +199,14 @@ class _Meter:
 def facts(measured: Measured, seed: int) -> dict[str, Any]:
   """Returns what a summary says of a measurement."""
   rows = measured.rows
-  num = len({row['id'] for row in rows})
+  num = max(measured.num_traces, 1)
   each = lambda name: {
-      'tokens_per_trace': round(measured.tokens[name] / max(num, 1)),
-      'seconds_per_trace': round(measured.seconds[name] / max(num, 1), 4),
+      'tokens_per_trace': round(measured.tokens[name] / num),
+      'seconds_per_trace': round(measured.seconds[name] / num, 4),
   }
   early, judged = too_early(rows)
   return {
-      'traces': num,
+      'traces': measured.num_traces,
       'cuts': len(rows),
       'no_room': measured.no_room,
       'rollouts': sum(row['k'] for row in rows),

@@ -1,6 +1,7 @@
 """How much memory a device may use, and what a compiled program needs of it."""
 
 from collections.abc import Iterator
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -17,6 +18,10 @@ _SHARE = 0.9  # Of what there is; the rest is for what no program accounts for.
 _CGROUPS, _OWN = '/sys/fs/cgroup', '/proc/self/cgroup'
 # By controller: version 2 has one tree for all and names none.
 _LIMITS = {'': 'memory.max', 'memory': 'memory.limit_in_bytes'}
+
+
+class OutOfMemory(Exception):
+  """The device has no room for so much; less may fit."""
 
 
 def budget(gib: float, mesh: Mesh) -> int:
@@ -100,3 +105,14 @@ def is_exhausted(error: BaseException) -> bool:
   """Returns whether XLA says that there was no memory left."""
   text = str(error)
   return 'RESOURCE_EXHAUSTED' in text or 'ut of memory' in text
+
+
+@contextlib.contextmanager
+def guard() -> Iterator[None]:
+  """Turns XLA's complaint about memory into `OutOfMemory`."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as e:
+    if is_exhausted(e):
+      raise OutOfMemory(str(e).splitlines()[0]) from e
+    raise

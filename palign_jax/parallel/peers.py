@@ -115,7 +115,8 @@ class Hosts:
       code, reason = json.loads(text)
       if code == stopping.EXIT_CODE:
         stopping.ask()
-        stopping.check()
+        # Also where it is held: nobody can gather with who has left.
+        raise stopping.Stopped
       elif code and not key.endswith(f'/{self.index}'):
         host = key.rpartition('/')[2]
         lost = code == peers_lib.LOST

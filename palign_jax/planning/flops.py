@@ -98,9 +98,15 @@ def training(
   return Work(model, model + more + (1.5 * attention if splash else 0))
 
 
-def weight_bytes(c: config_lib.ModelConfig) -> int:
-  """Returns the bytes of all weights that a token meets, in bfloat16."""
-  return _BF16 * (c.num_layers * layer_weights(c) + head_weights(c))
+def weight_bytes(c: config_lib.ModelConfig, of_layers: int = _BF16) -> int:
+  """Returns the bytes of all weights that a token meets.
+
+  Args:
+    c: The model.
+    of_layers: Bytes of a weight of a layer; the head's are bfloat16.
+  """
+  layers = c.num_layers * layer_weights(c)
+  return of_layers * layers + _BF16 * head_weights(c)
 
 
 def kv_bytes(c: config_lib.ModelConfig) -> int:

@@ -156,15 +156,29 @@ def _runs(
       trips = times * _trips(module, name, instruction)
       yield from _runs(module, called['body'][0], trips, begun)
     elif instruction.opcode == 'fusion':
-      for inner, inner_times in _runs(module, called['calls'][0], times, begun):
+      (name,) = called['calls']
+      for inner, inner_times in _runs(module, name, times, begun):
         channel = inner.attribute('channel_id')
         if channel is None or channel not in begun:
-          yield inner, inner_times
+          yield _scattered(module, name, inner), inner_times
         begun.add(channel)
     elif instruction.opcode in ('call', 'conditional', 'async-start'):
       for role in ('to_apply', 'calls', 'branch_computations'):
         for inner in called.get(role, ()):
           yield from _runs(module, inner, times, begun)
+
+
+def _scattered(module: Module, name: str, inner: Instruction) -> Instruction:
+  """Returns a fusion's collective; a sum of which it keeps a part is scattered.
+
+  It is how a TPU writes a reduce-scatter: `fusion(...), kind=kCustom,
+  calls=%all-reduce-scatter`.
+  """
+  root = module.computations[name].get(module.roots.get(name, ''))
+  is_part = root is not None and root.opcode == 'dynamic-slice'
+  if inner.opcode != 'all-reduce' or not is_part:
+    return inner
+  return dataclasses.replace(inner, opcode='reduce-scatter', result=root.result)
 
 
 def _trips(module: Module, parent: str, loop: Instruction) -> int:

@@ -26,8 +26,7 @@ class Plan:
     made: Its steps, or why main would refuse them.
     nearest: What to change, the case with it, and its steps; None if all fits
       or nothing was found.
-    work: What the run does.
-    assumptions: What was taken for granted.
+    benchmarks: Names of all, those without a file among them.
   """
 
   case: cases.Case
@@ -59,6 +58,13 @@ class Plan:
     return workload.seconds(self.best[0], self.work, self.best[1])
 
   @property
+  def refused(self) -> dict[str, errors.ConfigError]:
+    """Steps that main would refuse: times are without them."""
+    made = self.nearest[2] if self.nearest else self.made
+    is_error = lambda x: isinstance(x, errors.ConfigError)
+    return {name: step for name, step in made.items() if is_error(step)}
+
+  @property
   def tokens_per_s(self) -> float:
     """Of training; of decoding where nothing is trained; 0 if unknown."""
     steps = self.best[1]
@@ -87,7 +93,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
   Of `steps`, bytes and FLOPs are one device's, for one step; tokens are all
   hosts' together.  Times are those of `nearest` where the config as it is
-  does not fit.
+  does not fit (`times_of`), without steps that main would refuse (`without`).
   """
   topology = plan.case.topology
   seconds = plan.seconds()
@@ -111,6 +117,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
           if isinstance(step, errors.ConfigError)
       },
       'nearest': nearest,
+      'times_of': 'nearest' if plan.nearest else 'config',
+      'without': list(plan.refused),
       'tokens_per_s': plan.tokens_per_s,
       'hours': hours,
       'chip_hours': hours * topology.num_chips,
@@ -156,12 +164,17 @@ def as_text(plan: Plan) -> str:
   lines += [
       '',
       f'At least {hours:.2f} hours, {hours * topology.num_chips:.1f} chip-hours'
-      f' ({stages}); {plan.tokens_per_s:,.0f} tokens/s, if:',
+      f' ({stages}{_without(plan)}); {plan.tokens_per_s:,.0f} tokens/s, if:',
       *(f'- {assumption}' for assumption in plan.work.assumptions),
       '',
       plan.verdict,
   ]
   return '\n'.join(lines)
+
+
+def _without(plan: Plan) -> str:
+  """Returns what the times leave out."""
+  return f'; without {", ".join(plan.refused)}' if plan.refused else ''
 
 
 def _where(case: cases.Case) -> str:

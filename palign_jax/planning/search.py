@@ -20,7 +20,7 @@ from palign_jax.planning import (
     steps as steps_lib,
     topology as topology_lib,
 )
-from palign_jax.stages import settings as settings_lib
+from palign_jax.stages import validation
 
 Changes = dict[str, Any]  # Of fields by their path, as 'sft.batch_size'.
 Made = dict[str, steps_lib.Step | errors.ConfigError]
@@ -50,7 +50,7 @@ class Search:
       ConfigError: If there can be none.
     """
     config = changed(self.config, changes)
-    return cases.make(settings_lib.read(config), self.topology)
+    return cases.make(validation.read(config), self.topology)
 
   def make(self, changes: Changes, name: str):
     """Returns a step with these changes, or why main would refuse it."""

@@ -1,7 +1,7 @@
 """The steps of a run, compiled with the shapes and places main would use.
 
-judge    a chunk of every trunk of a group (`_grow` of judging/trunk_scorer),
-         and the widest forks for memory
+judge    a chunk of every trunk of a group (`_grow` of judging/programs),
+         and the widest forks for memory; not where replies judge
 prefill  a chunk of a prompt on each group of devices (`read` of
          sampling/steps)
 decode   one token of every row (`decode` of the same), and for memory a cache
@@ -24,12 +24,12 @@ from jax.sharding import Mesh
 import numpy as np
 
 from palign_jax.core import config as config_lib, errors
-from palign_jax.judging import trunk_scorer
+from palign_jax.judging import programs as programs_lib, trunk_scorer
 from palign_jax.models import decoder, kernels, lora, presets, quantization
 from palign_jax.parallel import local, memory, mesh as mesh_lib, rules
 from palign_jax.planning import cases, flops, measure, peaks, roofline
 from palign_jax.sampling import buckets, logits, steps as steps_lib
-from palign_jax.stages import settings as settings_lib, sft as sft_stage
+from palign_jax.stages import judges, settings as settings_lib, sft as sft_stage
 from palign_jax.training import loss, optim, step as step_lib
 
 STUDENT = ('judge', 'prefill', 'decode', 'sft')
@@ -104,7 +104,10 @@ class Step:
 def names(case: cases.Case) -> list[str]:
   """Returns the steps that a run has."""
   teacher = TEACHER if case.teacher else ()
-  return [*teacher, *(STUDENT if case.student else ())]
+  student = STUDENT if case.student else ()
+  if not judges.has_labels(case.settings.truncate):
+    student = [name for name in student if name != 'judge']
+  return [*teacher, *student]
 
 
 def make(case: cases.Case, name: str) -> Step:
@@ -206,7 +209,7 @@ def _judge(case: cases.Case) -> Step:
       judge_tokens=s.compute.judge_tokens,
       attention=s.compute.attention,
   )
-  size = trunk_scorer.capacity(longest_trace(case))
+  size = programs_lib.capacity(longest_trace(case))
   wanted = -(-s.compute.group // case.shards)
   note = ''
   try:
@@ -218,14 +221,14 @@ def _judge(case: cases.Case) -> Step:
   weights = memory.per_device(params)
   kv = memory.per_device(_cache(case, model, total, size, dtype))
   try:
-    trunks = measure.of(scorer.trunk_program(num, size), shape)
-  except trunk_scorer.OutOfMemory as e:
+    trunks = measure.of(scorer.programs.greediest_trunks(num, size), shape)
+  except memory.OutOfMemory as e:
     trunks = measure.refused(e, weights + kv)
   need = trunks.need
   if not note and not scorer.holds_any_fork(num, size):
-    forks = scorer.fork_programs(num, size)
+    forks = scorer.programs.greediest_forks(num, size)
     need = max(need, *(measure.of(p, shape).need for p in forks))
-  rows, width = scorer.chunk_shape(num)
+  rows, width = scorer.programs.chunk_shape(num)
   tokens = rows * width
   cached = rows * size // 2
   return _step(
@@ -377,7 +380,8 @@ def _sft(case: cases.Case) -> Step:
   # Weights are read forward, backward and where layers are recomputed; what is
   # trained is read and written once more, with its moments.
   passes = (2 + again.products) * num
-  moved = passes * flops.weight_bytes(model) / mesh.shape['tensor']
+  each = 1 if s.quantize == 'int8' else 2
+  moved = passes * flops.weight_bytes(model, each) / mesh.shape['tensor']
   moved += 2 * (memory.per_device(trained) + moments)
   moved += flops.training_traffic(model, tokens, again) / mesh.size
   held = {'weights': weights, 'optimizer': moments}

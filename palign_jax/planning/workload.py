@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 from palign_jax.planning import cases, steps as steps_lib
+from palign_jax.stages import settings as settings_lib
 
 _TRACES = 1000  # Rows of s1K.
 _TRACE, _PREFIX, _TARGET, _ANSWER = 9291, 4531, 5453, 2670
@@ -27,7 +28,8 @@ class Workload:
   Attributes:
     traces: How many.
     trace: Tokens of one.
-    probes: Calls of the judge for one, beside those that read it.
+    probes: Verdicts on one.
+    reply: Tokens of a verdict that is a reply; 0 where labels judge.
     prefix: Tokens of a prefix.
     continuation: Tokens that are drawn after it.
     example: Tokens of a training example.
@@ -39,6 +41,7 @@ class Workload:
   traces: int
   trace: int
   probes: float
+  reply: int
   prefix: int
   continuation: int
   example: int
@@ -61,22 +64,23 @@ def of(case: cases.Case, benchmarks: Sequence[str]) -> Workload:
   continuation = min(_TARGET - _PREFIX, s.align.max_tokens)
   answer = min(_ANSWER, s.sample.max_tokens)
   sentences = max(trace // _SENTENCE, 1)
-  binary = s.truncate.search == 'binary'
-  probes = math.log2(sentences) + 1 if binary else sentences / _FORKS
+  reply = s.truncate.max_tokens if s.truncate.verdict == 'generate' else 0
+  probes = _probes(s.truncate.search, sentences, prefix / trace, reply)
   questions = sum(_QUESTIONS.get(name, _OTHER) for name in benchmarks)
   counted = 'config.teach.limit' if s.teach.limit else 'as s1K; not in config'
   return Workload(
       traces=traces,
       trace=trace + steps_lib.PROMPT,
       probes=probes,
+      reply=reply,
       prefix=prefix + steps_lib.PROMPT,
       continuation=continuation,
       example=steps_lib.PROMPT + prefix + continuation,
       questions=questions,
       answer=answer,
       assumptions=(
-          f'{traces:,} traces ({counted}) of {trace:,} tokens, each judged to'
-          f' its end with {probes:.0f} calls beside',
+          f'{traces:,} traces ({counted}) of {trace:,} tokens, each judged'
+          f' {_judging(probes, reply)}',
           f'prefixes of {prefix:,} tokens, continued by {continuation:,}; every'
           ' one becomes an example (means of the paper, table 4)',
           f'{questions:,} benchmark questions, {s.sample.n} answers of'
@@ -85,10 +89,44 @@ def of(case: cases.Case, benchmarks: Sequence[str]) -> Workload:
           ' half full on average',
           f'{_USEFUL:.0%} of decoded rows and {_PACKED:.0%} of training tokens'
           ' are of use',
+          *_beyond(s.truncate),
           'every step runs at its roofline: real runs take longer (loading,'
           ' compiling and grading come on top)',
       ),
   )
+
+
+def _probes(search: str, sentences: int, share: float, reply: int) -> float:
+  """Returns how often a trace is judged, forks that are read together as one.
+
+  Args:
+    search: A name in judging/search.py.
+    sentences: Of a trace.
+    share: Of them, that a prefix has: what goes one by one ends there.
+    reply: Tokens of a reply; 0 where labels judge.
+  """
+  if search == 'binary':
+    return math.log2(sentences) + 1
+  if search == 'curve':
+    return sentences if reply else sentences / _FORKS
+  return sentences * share
+
+
+def _judging(probes: float, reply: int) -> str:
+  if reply:
+    return f'{probes:.0f} times by a reply of {reply:,} tokens after half of it'
+  return f'to its end with {probes:.0f} calls beside'
+
+
+def _beyond(t: settings_lib.Truncate) -> list[str]:
+  """Returns what of judging is not counted."""
+  drawn = {
+      "verdict='verified'": t.verdict == 'verified',
+      "abstained='verify'": t.abstained == 'verify',
+      'the yardstick': t.yardstick.traces > 0,
+  }
+  names = ', '.join(name for name, is_so in drawn.items() if is_so)
+  return [f'continuations that judge ({names}) are not counted'] * bool(names)
 
 
 def seconds(
@@ -107,7 +145,16 @@ def seconds(
         _read(steps['teach_prefill'], steps_lib.PROMPT)
         + _drawn(steps['teach_decode'], work.trace)
     )
-  if judge := steps.get('judge'):
+  if work.reply and {'prefill', 'decode'} <= steps.keys():
+    stages['truncate'] = (
+        work.traces
+        * work.probes
+        * (
+            _read(steps['prefill'], work.trace // 2)
+            + _drawn(steps['decode'], work.reply)
+        )
+    )
+  elif judge := steps.get('judge'):
     calls = work.trace * judge.rows / judge.tokens + work.probes
     own = judge.rows / case.hosts  # Rows of one host.
     stages['truncate'] = (

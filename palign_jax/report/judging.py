@@ -118,7 +118,7 @@ def _verdicts(run: inputs.Run) -> list[blocks.Block]:
       for label, name, write in (
           ('probes', 'probes', count),
           ('abstained', 'abstained', count),
-          ('within 0.1 nat of the threshold', 'within_0.1_nat', share),
+          ('within 0.1 nat of where “enough” begins', 'within_0.1_nat', share),
           ('“enough” followed by “not enough”', 'violations', share),
           ('traces with such a fall', 'traces_with_violations', share),
           ('tokens of all prompts', 'prompt_tokens', count),
@@ -129,7 +129,15 @@ def _verdicts(run: inputs.Run) -> list[blocks.Block]:
   ]
   fitted = summary.get('calibration')
   if isinstance(fitted, Mapping) and numbers.number(fitted.get('num_rows')):
-    rows.append(['threshold, fitted', numbers.plain(fitted.get('threshold'))])
+    plain = lambda name: numbers.plain(fitted.get(name))
+    if numbers.number(fitted.get('slope')) in (None, 1.0):
+      rows.append(['threshold, fitted', plain('threshold')])
+    else:
+      offset = numbers.number(fitted.get('offset')) or 0.0
+      sign = '−' if offset < 0 else '+'
+      line = f'{plain("slope")} · log-odds {sign} {numbers.plain(abs(offset))}'
+      rows.append(['chance to pass, fitted (Platt)', line])
+      rows.append(['threshold of that chance', plain('threshold')])
     num_rows = numbers.number(fitted.get('num_rows'))
     rows.append(['rows that it was fitted on', numbers.count(num_rows)])
   proofs = summary.get('proofs')

@@ -16,7 +16,7 @@ FILE = 'align/completions.jsonl'
 def check(context: context_lib.Context) -> None:
   """Raises if the stage cannot run with this config."""
   turns.check(context)
-  context.describe('student')
+  context.check_stop('align', context.settings.align.stop, 'student')
   context.check_rows()
 
 

@@ -185,6 +185,11 @@ class Context:
     params = lora.join(student.params, decoder.unstack(adapters))
     return dataclasses.replace(student, params=params, lora_scale=scale)
 
+  def check_stop(self, section: str, stop: Sequence[str], role: str) -> None:
+    """Raises if a stop string of a section can never appear in a text."""
+    tokenizer = self.describe(role).tokenizer
+    tokenizer_lib.check_stop(tokenizer, stop, f'config.{section}.stop')
+
   def sampler(self, student: Student, drawing) -> sampler_lib.Sampler:
     """Returns a sampler; `drawing` has the fields of `settings.Drawing`."""
     compute = self.settings.compute

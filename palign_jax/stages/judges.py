@@ -34,10 +34,11 @@ def check(context: context_lib.Context) -> None:
   t, student = context.settings.truncate, context.describe('student')
   context.check_rows()
   search.find(t.search)
-  if t.verdict != 'generate' or t.yardstick.traces:
+  if has_labels(t):
     labels.find(student.tokenizer)
   if roll_out(t):
     turns.check(context)
+    context.check_stop('truncate.verify', t.verify.stop, 'student')
   calibration(t)
   empty = trace_lib.Trace('', '', '', ())
   name, most = context.settings.prompts.judge, limit(context, t.verdict)
@@ -52,6 +53,11 @@ def check(context: context_lib.Context) -> None:
     )
 
 
+def has_labels(t: settings.Truncate) -> bool:
+  """Returns whether labels judge anything, beside replies or alone."""
+  return t.verdict != 'generate' or t.yardstick.traces > 0
+
+
 def roll_out(t: settings.Truncate) -> bool:
   """Returns whether the student's continuations are asked for anything."""
   in_doubt = t.abstained == 'verify' and t.abstain > 0
@@ -62,12 +68,20 @@ def calibration(t: settings.Truncate) -> calibration_lib.Calibration:
   """Returns what turns log-odds into verdicts.
 
   Raises:
+    ConfigError: If its band leaves no room for "enough".
     DataError: If it cannot be fitted.
   """
-  raw = calibration_lib.Calibration(t.threshold, t.calibration == 'prior')
-  if not t.calibration_rows:
-    return raw
-  return calibration_lib.fitted(raw, t.calibration_rows, t.calibration_fit)
+  found = calibration_lib.Calibration(t.threshold, t.calibration == 'prior')
+  if rows := t.calibration_rows:
+    found = calibration_lib.fitted(found, rows, t.calibration_fit)
+  if found.threshold + t.abstain >= 1:
+    fitted = ', fitted,' if found.threshold != t.threshold else ''
+    raise errors.ConfigError(
+        f'config.truncate.abstain is {t.abstain}: from the threshold'
+        f' {found.threshold:.6g}{fitted} up to 1 every verdict would abstain;'
+        f' take less than {1 - found.threshold:.6g}.'
+    )
+  return found
 
 
 def limit(context: context_lib.Context, verdict: str) -> int:
@@ -95,7 +109,7 @@ class Judges:
     self.calibration = calibration(self._t)
     # The same for all: what is compiled follows from it, hence every bit.
     budget = None
-    if self._t.verdict != 'generate' or self._t.yardstick.traces:
+    if has_labels(self._t):
       gib = self._settings.compute.memory_gib
       budget = memory.budget(gib, context.local_mesh) - self._copies()
     said = context.peers.gather(budget, 'the memory to judge in')

@@ -14,6 +14,9 @@ from palign_jax.judging import (
 from palign_jax.stages import context as context_lib, settings
 
 Row = dict[str, Any]
+# Reasons of rows of which no prefix suffices: none was proven enough, or the
+# context had no room for a continuation of any that was to be proven.
+_NONE_ENOUGH = ('no_prefix', 'no_room')
 
 
 def kept(
@@ -36,7 +39,7 @@ def kept(
   length, judged, reason = found.cut.length, found.cut.judged, ''
   is_sufficient = length is not None and judged
   if length is None:
-    reason, judged = 'no_prefix', False
+    reason, judged = _unproven(found), False
     if t.none_enough == 'drop':
       return dropped(trace, ends, reason, found)
     length = reading.num_cuts  # The whole, or what the context holds.
@@ -63,6 +66,17 @@ def kept(
       'status': 'kept',
       'reason': reason,
   }
+
+
+def _unproven(found: search.Found) -> str:
+  """Returns why no prefix of a trace suffices."""
+  drew = any(proof.rollouts for proof in found.proofs.values())
+  return 'no_room' if found.proofs and not drew else 'no_prefix'
+
+
+def is_chosen(row: Row) -> bool:
+  """Returns whether the cut was chosen: not if none was found enough."""
+  return row['status'] == 'kept' and row['reason'] not in _NONE_ENOUGH
 
 
 def _most_probable(found: search.Found) -> int:
@@ -125,6 +139,7 @@ def _judged(
     row['rollouts'] = [
         {'sentences': n, 'passes': v.passes, 'k': v.rollouts}
         for n, v in proofs.items()
+        if v.rollouts
     ]
   curve = [found.verdicts[n] for n in sorted(found.verdicts)]
   if t and t.search == 'curve' and t.verdict != 'generate':
@@ -153,8 +168,9 @@ def counts(
       'abstained': sum(r['abstained'] for r in rows),
       'within_0.1_nat': round(near / max(len(margins), 1), 4),
       'mean_prefix_ratio': round(sum(ratios) / max(len(ratios), 1), 4),
-      **_monotonicity(rows, t.search == 'curve'),
   }
+  if t.search == 'curve':
+    facts |= _monotonicity(rows)
   if proofs:
     facts['proofs'] = {
         'cuts': len(proofs),
@@ -164,10 +180,10 @@ def counts(
   return facts
 
 
-def _monotonicity(rows: Sequence[Row], is_curve: bool) -> Row:
-  """Counts longer prefixes that are refused next to ones that are accepted.
+def _monotonicity(rows: Sequence[Row]) -> Row:
+  """Counts prefixes that are refused, each right after one that is accepted.
 
-  Only a curve sees them all; a search that halves looks where there are none.
+  Only a curve sees them: a search that halves looks where there are none.
   """
   falls = pairs = traces = 0
   for row in rows:
@@ -176,9 +192,9 @@ def _monotonicity(rows: Sequence[Row], is_curve: bool) -> Row:
     here = sum(a and not b for a, b in itertools.pairwise(said))
     falls, traces = falls + here, traces + bool(here)
     pairs += max(len(said) - 1, 0)
-  facts: Row = {'not_monotone': traces}
-  if is_curve:
-    judged = sum(bool(row['probes']) for row in rows)
-    facts['violations'] = round(falls / max(pairs, 1), 4)
-    facts['traces_with_violations'] = round(traces / max(judged, 1), 4)
-  return facts
+  judged = sum(bool(row['probes']) for row in rows)
+  return {
+      'not_monotone': traces,
+      'violations': round(falls / max(pairs, 1), 4),
+      'traces_with_violations': round(traces / max(judged, 1), 4),
+  }

@@ -35,7 +35,7 @@ def check(context: context_lib.Context) -> None:
   for path in context.settings.benchmarks.values():
     questions_lib.read_questions(path, needs_answer=True)
   prompts.answer(context.settings.prompts.answer, '')
-  context.describe('student')
+  context.check_stop('sample', context.settings.sample.stop, 'student')
   context.check_rows()
 
 

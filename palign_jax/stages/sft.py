@@ -194,6 +194,7 @@ def _frozen(context: context_lib.Context) -> decoder.Params:
   """Returns the weights that are not trained: none, or those below adapters."""
   s = context.settings.sft
   if s.method == 'full':
+    context.release()  # What judging and sampling held.
     return {}
   base = context.load('student', stacked=True).params
   if s.quantize == 'int8':

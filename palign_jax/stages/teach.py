@@ -22,7 +22,7 @@ def check(context: context_lib.Context) -> None:
   elif t.questions:
     _questions(context)
     prompts.answer(context.settings.prompts.answer, '')
-    context.describe('teacher')
+    context.check_stop('teach', t.stop, 'teacher')
     context.check_rows()
   else:
     raise errors.ConfigError(

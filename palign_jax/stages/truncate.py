@@ -201,7 +201,7 @@ def _measure(
       {
           row['id']: row['sufficient_sentences']
           for row in rows
-          if row['status'] == 'kept'
+          if prefixes.is_chosen(row)
       },
       judges.plain,
       judges.verifier,
@@ -211,4 +211,5 @@ def _measure(
       reply_limit=judges_lib.limit(context, 'generate'),
   )
   jsonl.write(context.workdir / YARDSTICK, measured.rows)
-  return yardstick.facts(measured, seed)
+  retreats = {name: getattr(judges.plain, name) for name in judges_lib.RETREATS}
+  return {**yardstick.facts(measured, seed), 'out_of_memory': retreats}

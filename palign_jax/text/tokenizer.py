@@ -232,6 +232,27 @@ class Streamer:
     return text[len(given) :]
 
 
+def check_stop(tokenizer: Tokenizer, strings: Sequence[str], at: str) -> None:
+  """Raises if a stop string can never appear in a completion's text.
+
+  Args:
+    tokenizer: Of the model that writes.
+    strings: Before which a completion is to end.
+    at: Where they were given, for the message.
+
+  Raises:
+    ConfigError: If one holds a special token.
+  """
+  for string in strings:
+    for special in sorted(tokenizer.specials):
+      if special in string:
+        raise errors.ConfigError(
+            f'{at}: {string!r} has {special!r} in it, a special token, which'
+            ' is no part of a text; leave it out (the ends of turns stop a'
+            ' completion anyway).'
+        )
+
+
 def load(folder: epath.PathLike) -> Tokenizer:
   """Reads the tokenizer of a model folder on disk.
 

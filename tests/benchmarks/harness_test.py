@@ -45,6 +45,9 @@ def test_fastest_is_per_row(monkeypatch):
   monkeypatch.setattr(harness.time, 'perf_counter', lambda: now[0])
   assert harness.fastest([1, 2, 4, 8], run) == 2
   assert 8 not in tried  # 4 was far slower.
+  # All eight rows take 8, 4.8 and 8 seconds.
+  times.update({1: 8.0, 2: 4.8, 4: 8.0, 8: 4.0})
+  assert harness.fastest([1, 2, 4, 8], run, 8) == 2
 
 
 def test_peak_of_this_process():

@@ -221,9 +221,11 @@ def test_half_written_files_of_the_dead_are_removed(place):
       place / f'truncate/rows.jsonl.parts/.00001.jsonl.{dead}.tmp',
       place / f'sft/.export.{dead}.tmp/config.json',
       place / f'sft/.export.{dead}.old/config.json',
+      # Of a life before, with the same number: in a container it is always 1.
+      place / f'sft/.export.{os.getpid()}.tmp/config.json',
   ]
   kept = [
-      place / f'teach/.rows.jsonl.{os.getpid()}.tmp',  # Alive.
+      place / f'teach/.rows.jsonl.{os.getppid()}.tmp',  # Alive.
       place / 'teach/.hidden.txt',
       place / 'sft/notes.1.tmp',
   ]
@@ -231,7 +233,7 @@ def test_half_written_files_of_the_dead_are_removed(place):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('{')
   place.open(CONFIG, {'inputs': INPUTS})
-  assert [path.exists() for path in gone + kept] == [False] * 4 + [True] * 3
+  assert [path.exists() for path in gone + kept] == [False] * 5 + [True] * 3
   assert not gone[2].parent.exists()
 
 

@@ -12,12 +12,13 @@ from palign_jax.core import errors
 from palign_jax.judging import (
     calibration as calibration_lib,
     judge as judge_lib,
+    programs,
     reading as reading_lib,
     rules,
     search,
-    trunk_scorer,
 )
 from palign_jax.models import decoder
+from palign_jax.parallel import memory
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from tests import fakes
 from tests.judging import tiny
@@ -221,7 +222,7 @@ def test_one_group_is_in_memory_at_a_time(model, tokenizer, fails):
       return getattr(scorer, name)
 
     def open(self, trunks):
-      opened.append((trunk_scorer.capacity(max(map(len, trunks))), len(trunks)))
+      opened.append((programs.capacity(max(map(len, trunks))), len(trunks)))
       assert num_caches() == before
       batch = scorer.open(trunks)
       assert num_caches() > before
@@ -230,7 +231,7 @@ def test_one_group_is_in_memory_at_a_time(model, tokenizer, fails):
       def score_and_fail(probes):
         margins = score(probes)
         if fails and first:
-          raise trunk_scorer.OutOfMemory('no room')
+          raise memory.OutOfMemory('no room')
         return margins
 
       batch.score = score_and_fail
@@ -267,11 +268,11 @@ class Scarce:
     self.opened.append(len(trunks))
     size = sum(map(len, trunks))
     if size > self._room and not self._late:
-      raise trunk_scorer.OutOfMemory(f'no {size}')
+      raise memory.OutOfMemory(f'no {size}')
 
     def score(probes):
       if size > self._room and len(self.opened) % 2:
-        raise trunk_scorer.OutOfMemory(f'no {size}')
+        raise memory.OutOfMemory(f'no {size}')
       text = lambda p: [*trunks[p.trunk][: p.anchor], *p.tokens]
       return np.array([np.sin(sum(text(p))) for p in probes], np.float32)
 

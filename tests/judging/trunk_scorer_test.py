@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 
 from palign_jax.core import errors
-from palign_jax.judging import scorer as full, trunk_scorer
+from palign_jax.judging import (
+    programs as programs_lib,
+    scorer as full,
+    trunk_scorer,
+)
 from palign_jax.models import decoder
 from palign_jax.parallel import memory, mesh as mesh_lib, rules
 from tests import fakes, spread
@@ -177,8 +181,8 @@ def test_every_mesh_says_the_same(spread_out, want):
 
 def test_nothing_is_replicated_by_accident(spread_out):
   scorer, batch, _ = spread_out
-  mesh = scorer._mesh
-  spread.weights_are_split(scorer._params, CONFIG, mesh)
+  mesh = scorer.programs.mesh
+  spread.weights_are_split(scorer.programs.params, CONFIG, mesh)
   spread.cache_is_split(batch._cache, mesh)
   for x in jax.tree.leaves(batch._cache):
     assert x.sharding.spec == decoder.CACHE
@@ -191,14 +195,14 @@ def test_nothing_is_replicated_by_accident(spread_out):
 
 def test_no_device_sends_what_a_cache_holds(spread_out):
   scorer, batch, _ = spread_out
-  assert len(scorer._programs) > 2
-  for program in scorer._programs.values():
+  assert len(scorer.programs.compiled) > 2
+  for program in scorer.programs.compiled.values():
     spread.no_cache_is_sent(program.as_text(), batch._cache, block=256)
 
 
 def test_what_is_sent_is_found():
   mesh, _ = on_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
-  cache = make(PARAMS, mesh=mesh)._abstract_cache(1, 768)
+  cache = make(PARAMS, mesh=mesh).programs.abstract_cache(1, 768)
   gather = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))
   text = gather.lower(cache).compile().as_text()
   assert any(768 in shape for shape in spread.sent(text))
@@ -260,7 +264,7 @@ def test_rows_follow_from_the_budget_and_the_compiled_program():
 
   def under(budget):
     scorer = make(budget=budget)
-    scorer._programs = programs  # Compiled once for all.
+    scorer.programs.compiled = programs  # Compiled once for all.
     return scorer
 
   assert under(None).fitting(256, 64) == 64
@@ -278,8 +282,8 @@ def test_room_for_any_fork_is_never_told_in_vain(judge_tokens):
   # Weights of some size: a chunk's program leaves out what it does not read.
   config = dataclasses.replace(CONFIG, mlp_dim=4096)
   scorer = make(make_params(config), config, judge_tokens=judge_tokens)
-  trunks = memory.needed(scorer.trunk_program(1, 512))
-  forks = max(map(memory.needed, scorer.fork_programs(1, 512)))
+  trunks = memory.needed(scorer.programs.greediest_trunks(1, 512))
+  forks = max(map(memory.needed, scorer.programs.greediest_forks(1, 512)))
   for scorer._budget, holds in ((forks - 1, False), (100 * forks, True)):
     assert scorer.holds_any_fork(1, 512) == holds
   if judge_tokens > 1024:  # Many times what a lone trunk's chunk needs.
@@ -289,8 +293,8 @@ def test_room_for_any_fork_is_never_told_in_vain(judge_tokens):
 def test_what_the_program_needs_does_not_grow_with_the_rows_it_does_not_read():
   scorer = make()
   extra = lambda num: (
-      memory.needed(scorer._grow_program(num, 1024, 1))
-      - memory.per_device(scorer._abstract_cache(num, 1024))
+      memory.needed(scorer.programs.trunks(num, 1024, 1))
+      - memory.per_device(scorer.programs.abstract_cache(num, 1024))
   )
   assert extra(32) <= extra(2) * 1.1  # The cache is changed in place.
 
@@ -298,32 +302,36 @@ def test_what_the_program_needs_does_not_grow_with_the_rows_it_does_not_read():
 def test_the_greediest_forks_are_counted_in():
   """One trunk, hundreds of cuts: more rows of forks than there are trunks."""
   scorer = make(judge_tokens=4096)
-  sized = max(map(memory.needed, scorer.fork_programs(1, 768)))
-  scorer._programs.clear()
+  sized = max(map(memory.needed, scorer.programs.greediest_forks(1, 768)))
+  scorer.programs.compiled.clear()
   batch = scorer.open(TRUNKS[2:3])
   batch.score(make_probes(600, TRUNKS[2:3]))
-  forks = [p for key, p in scorer._programs.items() if key[0] == 'forks']
+  forks = [
+      p for key, p in scorer.programs.compiled.items() if key[0] == 'forks'
+  ]
   assert forks and max(map(memory.needed, forks)) <= sized
 
 
 def test_of_a_lone_trunk_less_is_read_together():
   scorer = make(judge_tokens=512)
-  forks = lambda: [scorer.num_forks(9, width) for width in (8, 32, 256)]
-  assert (scorer.chunk_rows(4, 4), forks()) == (4, [16, 16, 2])
+  forks = lambda: [
+      scorer.programs.num_forks(9, width) for width in (8, 32, 256)
+  ]
+  assert (scorer.programs.chunk_rows(4, 4), forks()) == (4, [16, 16, 2])
   assert scorer.narrow()
-  assert (scorer.chunk_rows(4, 4), forks()) == (2, [16, 8, 1])
+  assert (scorer.programs.chunk_rows(4, 4), forks()) == (2, [16, 8, 1])
   assert scorer.narrow() and not scorer.narrow()
-  assert (scorer.chunk_rows(4, 4), forks()) == (1, [16, 4, 1])
+  assert (scorer.programs.chunk_rows(4, 4), forks()) == (1, [16, 4, 1])
 
 
 @pytest.mark.parametrize('judge_tokens', [128, 1000, 2048, 65_536])
 def test_forks_of_any_length_keep_to_the_bound(judge_tokens):
   scorer = make(judge_tokens=judge_tokens)
-  sized = max(math.prod(shape) for shape in scorer._fork_shapes())
-  for width in map(trunk_scorer.fork_width, range(1, 1025)):
+  sized = max(math.prod(shape) for shape in scorer.programs.fork_shapes())
+  for width in map(programs_lib.fork_width, range(1, 1025)):
     for wanted in (1, 99):
-      num = scorer.num_forks(wanted, width)
-      tokens = num * width * scorer.fork_rows(num, width, 99)
+      num = scorer.programs.num_forks(wanted, width)
+      tokens = num * width * scorer.programs.fork_rows(num, width, 99)
       assert tokens <= max(judge_tokens, width)
       assert tokens <= max(1.5 * sized, width)
 
@@ -338,7 +346,7 @@ def test_long_forks_are_read_fewer_at_a_time():
   scorer = make(judge_tokens=512)
   got = scorer.open(TRUNKS[3:4]).score(probes)
   np.testing.assert_allclose(got, reread(probes, TRUNKS[3:4]), atol=1e-5)
-  shapes = [key[3:] for key in scorer._programs if key[0] == 'forks']
+  shapes = [key[3:] for key in scorer.programs.compiled if key[0] == 'forks']
   assert shapes and max(map(math.prod, shapes)) <= 512
 
 
@@ -350,8 +358,8 @@ def test_lack_of_memory_is_told_apart():
 
   scorer = make()
   batch = scorer.open(TRUNKS)
-  scorer._grow_program = lambda *args: Program()
-  with pytest.raises(trunk_scorer.OutOfMemory, match='RESOURCE_EXHAUSTED'):
+  scorer.programs.trunks = lambda *args: Program()
+  with pytest.raises(memory.OutOfMemory, match='RESOURCE_EXHAUSTED'):
     batch.score(PROBES)
 
 
@@ -364,11 +372,11 @@ def test_few_programs(caplog):
     batch.score([probe])
   # Two for trunks; forks of 4 or 8 tokens, one by one or many; and the empty
   # cache, however often it is made.
-  assert len(scorer._programs) == 7
+  assert len(scorer.programs.compiled) == 7
   batch.release()
   batch.score(PROBES[:1])
   scorer.open(TRUNKS)
-  assert len(scorer._programs) == 7
+  assert len(scorer.programs.compiled) == 7
 
 
 @pytest.mark.parametrize(
@@ -385,10 +393,10 @@ def test_few_programs(caplog):
     ],
 )
 def test_fork_width(length, width):
-  assert trunk_scorer.fork_width(length) == width
+  assert programs_lib.fork_width(length) == width
 
 
 def test_capacity():
   lengths = (1, 256, 257, 700, 1024, 1025, 30_000, 33_000)
-  sizes = [trunk_scorer.capacity(n) for n in lengths]
+  sizes = [programs_lib.capacity(n) for n in lengths]
   assert sizes == [256, 256, 512, 768, 1024, 1536, 32_768, 49_152]

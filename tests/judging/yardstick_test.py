@@ -1,5 +1,7 @@
 """A yardstick measures what it is told to, and counts what it cost."""
 
+import dataclasses
+
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
@@ -178,6 +180,11 @@ def test_a_measurement_from_end_to_end():
       'isotonic': 13,
       'rollouts': 150,
   }
+  assert measured.num_traces == 2
+  # What a trace has cost is also what one without room for anything has cost.
+  alone = dataclasses.replace(measured, rows=measured.rows[:3])
+  cost = lambda m: yardstick.facts(m, 0)['judges']['rollouts']
+  assert cost(alone) == cost(measured)
   facts = yardstick.facts(measured, 0)
   assert (facts['traces'], facts['cuts'], facts['rollouts']) == (2, 5, 15)
   assert (facts['too_early'], facts['chosen']) == (1, 1)

@@ -2,7 +2,8 @@
 # A cloud in the folder $CLOUD for the tests of launch/tpu_vm.sh.
 #
 # It records every call in $CLOUD/calls, and keeps one queued resource with one
-# slice of two workers, each a home folder where ssh's commands really run.
+# slice of two workers, each a home folder where ssh's commands really run, and
+# which cannot be reached while there is a file $CLOUD/unreachable.
 # Call number $FAIL_CALL fails before it does anything, or with FAIL=late after
 # it has done it.
 set -euo pipefail
@@ -53,13 +54,14 @@ create() {
 delete() {
   [[ -n $(get queued-resources) ]] || fail 'NOT_FOUND'
   echo DELETING > "$CLOUD/queued-resources"
-  rm -rf "$CLOUD"/tpu-vm "$CLOUD"/worker?
+  rm -rf "$CLOUD"/tpu-vm "$CLOUD"/worker? "$CLOUD"/unreachable
 }
 
 each_worker() {  # each_worker WHICH COMMAND...
   local which=$1 home
   shift
   [[ $(get tpu-vm) == READY ]] || fail 'FAILED_PRECONDITION: not READY'
+  [[ -z $(get unreachable) ]] || fail 'ssh: connect to host 10.0.0.3: timed out'
   for home in "$CLOUD"/worker?; do
     [[ $which != all && $home != *"worker$which" ]] || "$@" "$home"
   done

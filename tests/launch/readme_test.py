@@ -12,7 +12,7 @@ import pytest
 
 from palign_jax.models import presets
 from palign_jax.planning import topology
-from palign_jax.stages import settings as settings_lib
+from palign_jax.stages import validation
 
 # ml_collections loads configs in an old way.
 pytestmark = pytest.mark.filterwarnings(
@@ -119,7 +119,7 @@ def test_a_command(command):
   config = command.config()  # Raises if a field is not there.
   if 'runs' in config:
     return  # The recipe of the sandbox.
-  settings = settings_lib.read(config.to_dict())
+  settings = validation.read(config.to_dict())
   num_devices = command.num_devices
   # The issue's own plan, which is to say that 8 rows do not divide.
   if num_devices is None or command.flags.get('topology') == 'v5p:4x4x4':

@@ -176,6 +176,28 @@ def test_one_failing_host_ends_the_others(cloud):
   assert done.returncode == 9
 
 
+def test_hosts_that_are_told_to_end_say_so(cloud):
+  main = cloud.folder / 'bin/main'
+  main.write_text(
+      "#!/bin/bash\ntrap 'exit 75' TERM\necho up\n"
+      'while true; do sleep 0.1; done\n'
+  )
+  main.chmod(0o755)
+  with subprocess.Popen(
+      [shutil.which('bash'), 'launch/local_hosts.sh', '2'],
+      cwd=cloud.repository,
+      env=cloud.variables | {'PYTHON': 'main', 'PALIGN_PORT': '9'},
+      stdout=subprocess.PIPE,
+      text=True,
+  ) as script:
+    assert {script.stdout.readline() for _ in range(2)} == {
+        '[0] up\n',
+        '[1] up\n',
+    }
+    script.terminate()
+    assert script.wait(30) == 75
+
+
 @pytest.mark.parametrize('number', ['', '0', '--config=c'])
 def test_no_number_of_hosts(cloud, number):
   done = cloud.run('launch/local_hosts.sh', number)

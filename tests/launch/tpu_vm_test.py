@@ -252,6 +252,26 @@ def test_watch_goes_on_when_a_look_or_a_restart_fails(cloud, number):
   assert 'the run has ended well' in done.stderr
 
 
+def test_watch_asks_for_another_slice_when_workers_do_not_answer(cloud):
+  ok(tpu_vm(cloud, 'restart'))
+  (cloud.folder / 'unreachable').write_text('yes')
+  with subprocess.Popen(
+      [shutil.which('bash'), 'launch/tpu_vm.sh', 'watch', *FLAGS],
+      cwd=cloud.repository,
+      env=cloud.variables,
+      stderr=subprocess.PIPE,
+      text=True,
+  ) as watch:
+    for line in watch.stderr:
+      if line == 'p: run.\n':
+        break
+    end(cloud, 0, 0)
+    assert watch.wait(60) == 0
+  looks = [call for call in cloud.calls if 'host.sh\\ status' in call]
+  assert len(looks) > 10
+  assert (cloud.folder / 'history').read_text() == 'created\ncreated\n'
+
+
 def test_watch_gives_up_on_a_program_that_dies_at_once(cloud):
   ok(tpu_vm(cloud, 'restart'))
   end(cloud, 134, 134)

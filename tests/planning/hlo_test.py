@@ -72,6 +72,23 @@ def test_a_ring_sends_its_share(line, num_bytes):
   assert hlo.collective_bytes(text, SHAPE) == want
 
 
+def test_a_sum_of_which_a_part_is_kept_is_scattered():
+  groups = 'replica_groups=[4,4]<=[2,4,2]T(0,2,1)'
+  more = f"""%all-reduce-scatter (q: f32[16,8]) -> f32[4,8] {{
+  %q = f32[16,8] parameter(0)
+  %sum = f32[16,8] all-reduce(%q), channel_id=3, {groups}, to_apply=%add
+  %at = s32[] constant(0)
+  ROOT %part = f32[4,8] dynamic-slice(%sum, %at, %at)
+}}
+
+"""
+  line = (
+      'ROOT %f = f32[4,8] fusion(%p), kind=kCustom, calls=%all-reduce-scatter'
+  )
+  got = hlo.collective_bytes(module(line, more=more), SHAPE)
+  assert got == {'fsdp': 4 * 8 * 4 * 3}
+
+
 def test_what_is_permuted_is_sent_whole():
   pairs = ','.join(f'{{{i},{i ^ 2}}}' for i in range(16))
   line = (

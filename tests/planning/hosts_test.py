@@ -14,7 +14,7 @@ from palign_jax.planning import (
     steps as steps_lib,
     topology as topology_lib,
 )
-from palign_jax.stages import context as context_lib, settings as settings_lib
+from palign_jax.stages import context as context_lib, validation
 from tests.planning import small
 
 pytest.importorskip('libtpu')
@@ -36,7 +36,7 @@ def config(folder, **changes):
 
 def case_of(made, name=NAME):
   return cases.make(
-      settings_lib.read(made.to_dict()), topology_lib.describe(name)
+      validation.read(made.to_dict()), topology_lib.describe(name)
   )
 
 

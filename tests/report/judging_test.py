@@ -54,6 +54,24 @@ def test_without_both_outcomes_there_is_no_score(run):
   assert 'came too early' not in section.blocks[0].text
 
 
+def test_what_was_fitted_is_named(run):
+  fitted = {'threshold': 0.31, 'num_rows': 40, 'slope': 1.0, 'offset': 0.0}
+  cells = lambda found: {
+      row[0]: row[1]
+      for table in found
+      if isinstance(table, blocks.Table)
+      for row in table.rows
+  }
+  said = cells(judging._verdicts(run(calibration=fitted)))
+  assert said['threshold, fitted'] == '0.31'
+  platt = fitted | {'threshold': 0.5, 'slope': 0.4, 'offset': -1.5}
+  said = cells(judging._verdicts(run(calibration=platt)))
+  assert 'threshold, fitted' not in said
+  assert said['chance to pass, fitted (Platt)'] == '0.4 · log-odds − 1.5'
+  assert said['threshold of that chance'] == '0.5'
+  assert said['rows that it was fitted on'] == '40'
+
+
 def test_what_was_not_measured_is_said(run):
   (block,) = judging.yardstick(run(yardstick=None)).blocks
   assert 'Not measured: config.truncate.yardstick.traces' in block.text

@@ -1,12 +1,15 @@
 """Hosts that divide the rows write what one process writes."""
 
+import functools
 import json
 import signal
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import kill_resume
+from palign_jax.checkpoints import hf_import
 from palign_jax.core import jsonl, stopping
 from tests.stages import victim
 
@@ -21,6 +24,12 @@ def same(one, two):
   rows = [jsonl.read(run / 'sft/metrics.jsonl') for run in (one, two)]
   losses = [[row['loss'] for row in each] for each in rows]
   np.testing.assert_allclose(*losses, rtol=1e-4)
+  exports = [
+      hf_import.load(run / 'sft/export', dtype=np.float32).params
+      for run in (one, two)
+  ]
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+  jax.tree.map(close, *exports)
 
 
 def _rounded():

@@ -13,7 +13,8 @@ import pytest
 from configs import common
 from palign_jax.checkpoints import hf_import
 from palign_jax.core import errors, jsonl, stopping
-from palign_jax.judging import trunk_scorer, yardstick
+from palign_jax.judging import rules, trunk_scorer, yardstick
+from palign_jax.parallel import memory
 from palign_jax.stages import sft
 from palign_jax.text import prompts, tokenizer as tokenizer_lib
 from tests import fakes
@@ -405,8 +406,9 @@ def test_a_resumed_full_fine_tuning_holds_one_state(
     return step
 
   monkeypatch.setattr(sft.step, 'compile', watched)
+  # Truncate leaves the student in memory; training lets go of it.
   run = lambda: start(
-      ['sft'],
+      [*JUDGED, 'sft'],
       files={'assemble/train.jsonl': ROWS},
       sft__method='full',
       sft__epochs=40,
@@ -556,7 +558,7 @@ def test_an_end_of_memory_leaves_its_trace(start, monkeypatch):
   def scarce(self, trunks):
     opened.append(len(trunks))
     if len(trunks) > 1 and len(opened) > 1:
-      raise trunk_scorer.OutOfMemory('no room')
+      raise memory.OutOfMemory('no room')
     return take(self, trunks)
 
   monkeypatch.setattr(trunk_scorer.TrunkScorer, 'open', scarce)
@@ -659,6 +661,48 @@ def test_a_yardstick_is_laid_to_some_traces(start):
   assert facts['cuts'] == len(rows) and facts['rollouts'] == 2 * len(rows)
   tokens = {k: v['tokens_per_trace'] for k, v in facts['judges'].items()}
   assert 0 < tokens['label'] < tokens['prior'] < tokens['rollouts']
+  assert facts['out_of_memory'] == {'halved': 0, 'narrowed': 0}
+
+
+def test_a_yardstick_s_rows_calibrate_the_next_run(start, tmp_path):
+  run = start(
+      JUDGED,
+      **nested('yardstick', traces=4, cuts=3, k=1),
+      **nested('verify', max_tokens=24, temperature=1.0),
+  )
+  rows = run.rows('truncate/yardstick.jsonl')
+  # What passes is chance here: say it is what has risen most above its prior.
+  rises = sorted(row['corrected'] for row in rows)
+  edge = rises[len(rises) // 2]
+  labelled = [row | {'label': int(row['corrected'] >= edge)} for row in rows]
+  path = tmp_path / 'yardstick.jsonl'
+  jsonl.write(path, labelled)
+  shutil.rmtree(run.path)
+  run = start(
+      JUDGED,
+      truncate__search='curve',
+      truncate__rule='isotonic',
+      truncate__calibration='prior',
+      truncate__calibration_fit='platt',
+      truncate__calibration_rows=str(path),
+  )
+  fitted = summary(run, 'truncate')['calibration']
+  assert fitted['num_rows'] == len(rows) and fitted['prior']
+  assert fitted['slope'] > 0 and fitted['threshold'] == 0.5
+  # Where the fitted log-odds cross 0 is near where the labels do.
+  crossing = -fitted['offset'] / fitted['slope']
+  assert rises[0] <= crossing <= rises[-1]
+  curves = {
+      r['id']: [p['p_enough'] for p in r['probes']]
+      for r in run.rows('truncate/prefixes.jsonl')
+  }
+  for row in run.rows('truncate/prefixes.jsonl'):
+    fit = rules.fit_isotonic(curves[row['id']])
+    cut = next((n for n, p in enumerate(fit, 1) if p >= 0.5), None)
+    assert row['cuts']['isotonic'] == cut
+    assert row['is_sufficient'] == (cut is not None)
+    if cut is not None:
+      assert row['sufficient_sentences'] == cut
 
 
 def test_with_nothing_sufficient_the_context_bounds_the_whole(start):

@@ -134,7 +134,7 @@ def test_a_7b_cache_is_split():
       budget=None,
       judge_tokens=2048,
   )
-  kept = judge._abstract_cache(15, 32_768)
+  kept = judge.programs.abstract_cache(15, 32_768)
   trees = (shapes, made.output_shardings), (kept, shardings(kept))
   for tree, places in trees:
     for x, where in zip(*map(jax.tree.leaves, (tree, places)), strict=True):

@@ -64,9 +64,9 @@ def tables(rows: Sequence[rows_lib.Row]) -> list[str]:
   commits = ', '.join(dict.fromkeys(row['commit'] for row in rows))
   parts = [
       f'Shape {first["shape"]}, {first["dtype"]}, {first["device"]};'
-      f' {versions}; commit {commits}. A cell is seconds, then peak'
-      ' memory in GiB of a process of its own. Exponents are slopes of the'
-      ' logarithm of either over that of the first column.'
+      f' {versions}; commit {commits}. A cell is seconds ({_runs(rows)} after'
+      ' warm-up), then peak memory in GiB of a process of its own. Exponents'
+      ' are slopes of the logarithm of either over that of the first column.'
       ' PyTorch reads judge prompts one by one here: to find its best batch at'
       ' every point would take longer than all the rest. Ours reads up to'
       ' 65,536 tokens together (`compute.judge_tokens`) unless told otherwise.'
@@ -80,6 +80,15 @@ def tables(rows: Sequence[rows_lib.Row]) -> list[str]:
       fixed = f'The same at all points: {of_axis[0]["fixed"]}.'
       parts += [f'### Cost against {title}', fixed, _table(of_axis, title)]
   return parts
+
+
+def _runs(rows: Sequence[rows_lib.Row]) -> str:
+  """Returns of how many runs a cell is the median."""
+  fewest, most = (f(len(row['samples']) for row in rows) for f in (min, max))
+  if most == 1:
+    return 'one run'
+  number = str(most) if fewest == most else f'{fewest} to {most}'
+  return f'median of {number} runs'
 
 
 def _table(rows: Sequence[rows_lib.Row], title: str) -> str:

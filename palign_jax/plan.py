@@ -17,6 +17,7 @@ import jax
 from ml_collections import config_flags
 
 from palign_jax.core import command, errors
+from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.planning import (
     cases,
     report,
@@ -35,7 +36,7 @@ def make(
 
   Args:
     config: A ConfigDict as the files in configs/ make it.
-    topology: Chip and shape.
+    topology: Chip and shape of a slice; config.mesh.dcn_data says how many.
     only: Names of steps; all if empty.
     search: Whether to look for a change with which all fits.
 
@@ -43,7 +44,8 @@ def make(
     PalignError: If something must be mended first.
   """
   plain = config.to_dict()
-  tries = search_lib.Search(plain, topology_lib.describe(topology))
+  slices = int(plain.get('mesh', {}).get(mesh_lib.SLICES, 1))
+  tries = search_lib.Search(plain, topology_lib.describe(topology, slices))
   case = tries.case({})
   names = _chosen(only, steps.names(case))
   if set(names) != {'sft'}:
@@ -73,7 +75,10 @@ def _define_flags() -> None:
       'config', None, 'One of configs/*.py, as file.py or file.py:arg.'
   )
   flags.DEFINE_string(
-      'topology', None, 'Chip and shape of the slice, as v5e:4x4 or v5p:4x4x4.'
+      'topology',
+      None,
+      'Chip and shape of the slice, as v5e:4x4 or v5p:4x4x4; of several,'
+      ' config.mesh.dcn_data says how many.',
   )
   flags.DEFINE_string('json', None, 'Where to write it for machines.')
   flags.DEFINE_list(

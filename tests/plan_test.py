@@ -11,7 +11,10 @@ import pytest
 
 from palign_jax import plan as plan_lib
 from palign_jax.core import errors
+from palign_jax.parallel import memory
 from palign_jax.planning import (
+    cases,
+    hlo,
     report,
     roofline,
     search as search_lib,
@@ -141,7 +144,7 @@ def test_the_text_has_a_verdict(fitting, tmp_path):
 
 @pytest.mark.parametrize('need, code', [(60, 0), (200, 3)])
 def test_exit_codes(tmp_path, monkeypatch, capsys, need, code):
-  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  monkeypatch.setattr(topology, 'describe', lambda *_: small.slice_of())
   monkeypatch.setattr(
       steps_lib, 'make', lambda case, name: small.step(name, need)
   )
@@ -189,7 +192,7 @@ def test_what_cannot_be_told_is_one_line_and_exit_1():
     ],
 )
 def test_a_config_that_is_wrong(tmp_path, monkeypatch, changes, message):
-  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  monkeypatch.setattr(topology, 'describe', lambda *_: small.slice_of())
   config = small.config(tmp_path)
   with config.ignore_type():
     config.update_from_flattened_dict(changes)
@@ -198,7 +201,7 @@ def test_a_config_that_is_wrong(tmp_path, monkeypatch, changes, message):
 
 
 def test_a_mesh_that_heads_do_not_split_over(tmp_path, monkeypatch):
-  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  monkeypatch.setattr(topology, 'describe', lambda *_: small.slice_of())
   config = small.config(tmp_path, **{'mesh.tensor': 4, 'mesh.fsdp': 1})
   with pytest.raises(errors.ConfigError, match="axis 'kv_heads' of size 2"):
     plan_lib.make(config, 'v5e:2x2')
@@ -216,7 +219,7 @@ def test_a_mesh_that_heads_do_not_split_over(tmp_path, monkeypatch):
     ],
 )
 def test_what_main_refuses_to_train(tmp_path, monkeypatch, changes, message):
-  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  monkeypatch.setattr(topology, 'describe', lambda *_: small.slice_of())
   config = small.config(tmp_path, **changes)
   plan = plan_lib.make(config, 'v5e:2x2', only=['sft'], search=False)
   assert not plan.fits
@@ -224,16 +227,51 @@ def test_what_main_refuses_to_train(tmp_path, monkeypatch, changes, message):
 
 
 def test_a_step_that_there_is_not(tmp_path, monkeypatch):
-  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  monkeypatch.setattr(topology, 'describe', lambda *_: small.slice_of())
   message = '--steps=sft,typo: no step typo; those of this run are judge, pre'
   with pytest.raises(errors.ConfigError, match=message):
     plan_lib.make(small.config(tmp_path), 'v5e:2x2', only=['sft', 'typo'])
 
 
+@pytest.mark.parametrize('method', ['lora', 'full'])
+def test_two_slices_send_each_other_gradients_alone(tmp_path, method):
+  """Compiled for TPUs: weights are gathered within a slice."""
+  pytest.importorskip('libtpu')
+  changes = {'mesh.data': 2, 'mesh.dcn_data': 2, 'sft.method': method}
+  config = small.config(tmp_path, **changes)
+  plan = plan_lib.make(config, 'v5e:2x2', only=['sft'], search=False)
+  assert dict(plan.case.train_mesh.shape) == {
+      **dict(data=2, fsdp=4, tensor=1, sequence=1)
+  }
+  assert (len(plan.case.topology.devices), plan.case.hosts) == (8, 2)
+  sft = plan.made['sft']
+  made = report.as_json(plan)
+  assert (made['topology'], made['slices'], made['devices']) == (
+      'v5e:2x2',
+      2,
+      8,
+  )
+  assert made['chip_hours'] == 8 * made['hours']
+  assert 'FITS 2 slices of v5e:2x2' in report.as_text(plan)
+  assert 'fsdp' in sft.collective_bytes and 'data' not in sft.collective_bytes
+  # A float32 of each number that a device trains, its half to the other slice
+  # and the sums back, and the few bytes of loss and norm.
+  base = 0 if method == 'full' else _weights_of(plan) // 2
+  trained = sft.held['weights'] - base
+  assert sft.collective_bytes[hlo.DCN] == pytest.approx(trained, rel=0.1)
+  assert sft.roofline.limits['dcn'] == sft.collective_bytes[hlo.DCN] / 3.125e9
+
+
+def _weights_of(plan) -> int:
+  """Bytes of the frozen base on a device, in float32, doubled."""
+  shapes = cases.weights(plan.case.student, 'float32', plan.case.train_mesh)
+  return 2 * memory.per_device(shapes)
+
+
 def test_the_programs_of_a_run_on_devices_of_this_machine(
     tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(topology, 'describe', lambda name: small.slice_of())
+  monkeypatch.setattr(topology, 'describe', lambda *_: small.slice_of())
   # On a CPU the sampler would turn its weights; a TPU takes them as they lie.
   monkeypatch.setattr(weights_lib, 'unpack', lambda params, *_: params)
   plan = plan_lib.make(small.config(tmp_path), 'v5e:2x2', search=False)

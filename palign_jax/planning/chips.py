@@ -5,7 +5,9 @@ https://cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x; read November
 2026): bf16 peak 275, 197, 459, 918 and 2307 TFLOP/s; HBM 32, 16, 95, 32 and
 192 GiB at 1228, 819, 2765, 1640 and 7380 GB/s; inter-chip links (ICI) of 300,
 200, 600, 400 and 600 GB/s per chip and direction, over 6 links in a 3D torus
-(v4, v5p, tpu7x) or 4 in a 2D one (v5e, v6e).
+(v4, v5p, tpu7x) or 4 in a 2D one (v5e, v6e).  Between slices (DCN) v5e has 6.4
+and v6e 25.6 Tbit/s for a pod of 256 chips, 25 and 100 Gbit/s for each; v4 and
+v5p 50, tpu7x 100.
 
 Not all of the HBM is a program's: `usable` is what libtpu 0.0.51's compiler
 says is available to one device ('exceeds available HBM (15.75G)').
@@ -29,6 +31,7 @@ class Chip:
     link: Bytes per second of one link, in one direction.
     dims: Of the torus; there are two links in each.
     wraps: A dimension whose size this divides is closed to a ring.
+    dcn: Bytes per second of a chip to other slices.
     devices: JAX devices that a chip is.
   """
 
@@ -40,10 +43,11 @@ class Chip:
   link: float
   dims: int
   wraps: int
+  dcn: float
   devices: int = 1
 
 
-def _chip(name, tflops, gib, usable, gbps, link, dims, wraps, devices=1):
+def _chip(name, tflops, gib, usable, gbps, link, dims, wraps, dcn, devices=1):
   size = lambda gib: int(gib * GIB)
   return Chip(
       name=name,
@@ -54,6 +58,7 @@ def _chip(name, tflops, gib, usable, gbps, link, dims, wraps, devices=1):
       link=link * 1e9,
       dims=dims,
       wraps=wraps,
+      dcn=dcn * 1e9,
       devices=devices,
   )
 
@@ -61,10 +66,10 @@ def _chip(name, tflops, gib, usable, gbps, link, dims, wraps, devices=1):
 CHIPS = {
     chip.name: chip
     for chip in (
-        _chip('v4', 275, 32, 30.75, 1228, 50, 3, 4),
-        _chip('v5e', 197, 16, 15.75, 819, 50, 2, 16),
-        _chip('v5p', 459, 95, 95.73, 2765, 100, 3, 4),
-        _chip('v6e', 918, 32, 31.24, 1640, 100, 2, 16),
-        _chip('tpu7x', 2307, 192, 94.74, 7380, 100, 3, 4, devices=2),
+        _chip('v4', 275, 32, 30.75, 1228, 50, 3, 4, 6.25),
+        _chip('v5e', 197, 16, 15.75, 819, 50, 2, 16, 3.125),
+        _chip('v5p', 459, 95, 95.73, 2765, 100, 3, 4, 6.25),
+        _chip('v6e', 918, 32, 31.24, 1640, 100, 2, 16, 12.5),
+        _chip('tpu7x', 2307, 192, 94.74, 7380, 100, 3, 4, 12.5, devices=2),
     )
 }

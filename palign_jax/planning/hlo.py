@@ -9,6 +9,9 @@ Collectives are told by mesh axis: from a collective's groups follows along
 which axes its devices differ.  Bytes are those that one device sends: a ring's
 share, (n - 1) / n of what is gathered or scattered among n devices, twice that
 for an all-reduce, all of what is permuted.
+
+A program for several slices is that of one of them: what goes to the others is
+handed to the host, which sends it over the data-centre network.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -37,6 +40,10 @@ _KINDS = (
     'ragged-all-to-all',
     'collective-broadcast',
 )
+DCN = 'dcn'  # What is sent to other slices, in place of a mesh axis.
+# How a transfer between slices is written, and which slices take part.
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}')
 _OPCODE = re.compile(r'(?:^|[\s)}\]])([a-z][\w-]*)\((.*)$')
 _CALLS = re.compile(
     r'(calls|to_apply|body|condition|branch_computations|true_computation'
@@ -113,18 +120,23 @@ def parse(text: str) -> Module:
   return Module(computations, roots, entry)
 
 
-def collective_bytes(text: str, shape: Shape) -> dict[str, int]:
+def collective_bytes(
+    text: str, shape: Shape, num_slices: int = 1
+) -> dict[str, int]:
   """Returns the bytes that a device sends along each mesh axis.
 
   Args:
     text: The partitioned, optimised HLO.
     shape: Sizes of the mesh's axes; devices are numbered in its order.
+    num_slices: Over how many slices its first axis goes.
 
   Returns:
-    Bytes by axis, or by 'a+b' where devices differ along two; only what is
-    not zero.
+    Bytes by axis, or by 'a+b' where devices differ along two, and to other
+    slices as `DCN`; only what is not zero.
   """
   module = parse(text)
+  first, *rest = shape
+  shape = {first: shape[first] // num_slices} | {a: shape[a] for a in rest}
   totals: dict[str, float] = {}
   for instruction, times in _runs(module, module.entry, 1.0, frozenset()):
     axes, num_bytes = _sent(instruction, shape)
@@ -149,7 +161,8 @@ def _runs(
   """
   begun = set(begun)
   for instruction in module.computations[name].values():
-    if instruction.opcode.removesuffix('-start') in _KINDS:
+    is_send = instruction.opcode == 'send' and 'megascale' in instruction.rest
+    if is_send or instruction.opcode.removesuffix('-start') in _KINDS:
       yield instruction, times
     called = instruction.called
     if instruction.opcode == 'while':
@@ -296,6 +309,8 @@ def _added(module: Module, fusion: Instruction) -> int | None:
 def _sent(instruction: Instruction, shape: Shape) -> tuple[str, float]:
   """Returns the axes of a collective, and what a device sends in it."""
   opcode = instruction.opcode
+  if opcode == 'send':
+    return DCN, _across(instruction)
   kind = opcode.removesuffix('-start')
   sizes = _result_bytes(instruction.result)
   groups = _groups(instruction.rest, math.prod(shape.values()))
@@ -309,6 +324,20 @@ def _sent(instruction: Instruction, shape: Shape) -> tuple[str, float]:
   share = (n - 1) / n
   factors = {'all-reduce': 2 * share, 'reduce-scatter': n - 1}
   return _axes(groups, shape), size * factors.get(kind, share)
+
+
+def _across(send: Instruction) -> float:
+  """Returns the bytes that a device's data takes to other slices."""
+  size = float(_result_bytes(send.result)[0])
+  slices, kind = _SLICES.search(send.rest), _TRANSFER.search(send.rest)
+  n = len(slices[1].split(',')) if slices else 2
+  factors = {
+      'ALL_REDUCE': 2 * (n - 1) / n,
+      'REDUCE_SCATTER': (n - 1) / n,
+      'ALL_TO_ALL': (n - 1) / n,
+      'ALL_GATHER': n - 1,
+  }
+  return size * factors.get(kind[1] if kind else '', 1)
 
 
 def _result_bytes(text: str) -> list[int]:

@@ -37,7 +37,10 @@ class Measured:
 
 
 def compiled(
-    lower: Callable[[], jax.stages.Lowered], shape: hlo.Shape, held: int
+    lower: Callable[[], jax.stages.Lowered],
+    shape: hlo.Shape,
+    held: int,
+    num_slices: int = 1,
 ) -> Measured:
   """Returns what a program takes, having compiled it.
 
@@ -48,6 +51,7 @@ def compiled(
     lower: Makes it.
     shape: Sizes of the mesh's axes.
     held: Bytes of its arguments on a device.
+    num_slices: Over which its first axis goes.
 
   Raises:
     PalignError: If XLA refuses it for another reason.
@@ -65,29 +69,35 @@ def compiled(
         for file in pathlib.Path(folder).glob('*after_optimizations.txt')
     ]
   if not texts:  # The program came from JAX's cache.
-    return of(program, shape)
-  return Measured(_need(program), *_sent(max(texts, key=len), shape))
+    return of(program, shape, num_slices)
+  text = max(texts, key=len)
+  return Measured(_need(program), *_sent(text, shape, num_slices))
 
 
-def of(program: jax.stages.Compiled, shape: hlo.Shape) -> Measured:
+def of(
+    program: jax.stages.Compiled, shape: hlo.Shape, num_slices: int = 1
+) -> Measured:
   """Returns what a compiled program takes.
 
   Args:
     program: Of any number of devices.
     shape: Sizes of the mesh's axes.
+    num_slices: Over which its first axis goes.
   """
   try:
     text = program.as_text()
   except jax.errors.JaxRuntimeError as e:
     reason = str(e).partition('\n')[0]
     return Measured(_need(program), None, f'XLA cannot print it: {reason}')
-  return Measured(_need(program), *_sent(text, shape))
+  return Measured(_need(program), *_sent(text, shape, num_slices))
 
 
-def _sent(text: str, shape: hlo.Shape) -> tuple[dict[str, int] | None, str]:
+def _sent(
+    text: str, shape: hlo.Shape, num_slices: int
+) -> tuple[dict[str, int] | None, str]:
   """Returns bytes sent by axis, and what to tell of it."""
   try:
-    return hlo.collective_bytes(text, shape), ''
+    return hlo.collective_bytes(text, shape, num_slices), ''
   except (LookupError, ValueError) as e:  # XLA writes as it likes.
     return None, f'the program cannot be read: {type(e).__name__} {e}'
 

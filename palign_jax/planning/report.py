@@ -75,7 +75,7 @@ class Plan:
   @property
   def verdict(self) -> str:
     """One line."""
-    topology = self.case.topology.name
+    topology = self.case.topology.title
     if self.fits:
       worst = max(self.made.values(), key=lambda s: s.need / s.capacity)
       share = worst.need / worst.capacity
@@ -105,6 +105,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
   return {
       'topology': topology.name,
       'chip': topology.chip.name,
+      'slices': topology.num_slices,
       'devices': len(topology.devices),
       'hosts': plan.case.hosts,
       'mesh': dict(plan.case.train_mesh.shape),
@@ -181,7 +182,7 @@ def _where(case: cases.Case) -> str:
   """Returns what the slice is, and the mesh on it."""
   topology, mesh, hosts = case.topology, case.train_mesh, case.hosts
   return (
-      f'{topology.name}: {topology.num_chips} chips on {hosts}'
+      f'{topology.title}: {topology.num_chips} chips on {hosts}'
       f' host{"s" * (hosts > 1)}, {mesh.size} devices of'
       f' {topology.chip.usable / _GIB:.2f} GiB; mesh {_split(mesh)}'
   )

@@ -6,7 +6,7 @@ import dataclasses
 from jax.sharding import Mesh
 import numpy as np
 
-from palign_jax.planning import topology as topology_lib
+from palign_jax.planning import hlo, topology as topology_lib
 
 # Two devices on a TPU7x chip are joined by as much as six links.
 _DIE_TO_DIE = 6
@@ -19,12 +19,14 @@ class Roofline:
   compute: float
   hbm: float
   ici: Mapping[str, float]  # By mesh axis.
+  dcn: float | None = None  # None for one slice.
 
   @property
   def limits(self) -> dict[str, float]:
     """Every bound by its name."""
     ici = {f'ici:{axis}': seconds for axis, seconds in self.ici.items()}
-    return {'compute': self.compute, 'hbm': self.hbm, **ici}
+    dcn = {} if self.dcn is None else {'dcn': self.dcn}
+    return {'compute': self.compute, 'hbm': self.hbm, **ici, **dcn}
 
   @property
   def seconds(self) -> float:
@@ -33,7 +35,7 @@ class Roofline:
 
   @property
   def limit(self) -> str:
-    """What takes that time: 'compute', 'hbm' or 'ici:AXIS'."""
+    """What takes that time: 'compute', 'hbm', 'ici:AXIS' or 'dcn'."""
     return max(self.limits, key=self.limits.__getitem__)
 
 
@@ -52,16 +54,19 @@ def bound(
     mesh: Its devices.
     flops: Executed by a device.
     hbm_bytes: That a device reads and writes.
-    collective_bytes: That a device sends, by mesh axis (or 'a+b').
+    collective_bytes: That a device sends, by mesh axis (or 'a+b'), and to
+      other slices as `hlo.DCN`.
   """
-  chip = topology.chip
+  chip, within = topology.chip, dict(collective_bytes)
+  across = within.pop(hlo.DCN, None)
   return Roofline(
       compute=flops * chip.devices / chip.peak,
       hbm=hbm_bytes * chip.devices / chip.hbm_bandwidth,
       ici={
           axes: sent / bandwidth(topology, mesh, axes)
-          for axes, sent in collective_bytes.items()
+          for axes, sent in within.items()
       },
+      dcn=None if across is None else across * chip.devices / chip.dcn,
   )
 
 
@@ -81,6 +86,7 @@ def bandwidth(topology: topology_lib.Topology, mesh: Mesh, axes: str) -> float:
       slice(None) if axis in wanted else 0 for axis in mesh.axis_names
   )
   devices = np.atleast_1d(mesh.devices[places]).reshape(-1)
+  # Along data also those of other slices, at the same coordinates.
   coords = np.array([device.coords for device in devices])
   extents = [len(set(column)) for column in coords.T]
   links = 0

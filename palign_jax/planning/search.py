@@ -207,7 +207,8 @@ def _meshes(search: Search) -> Iterator[Changes]:
   """
   now = {'tensor': 1, 'sequence': 1} | dict(search.config['mesh'])
   now = {axis: max(int(now[axis]), 1) for axis in ('tensor', 'sequence')}
-  num = len(search.topology.devices)
+  slices = search.topology.num_slices  # Along data, each split alike.
+  num = len(search.topology.devices) // slices
   for lora in (False, True):
     extra = {'sft.method': 'lora'} if lora else {}
     if lora:
@@ -220,7 +221,7 @@ def _meshes(search: Search) -> Iterator[Changes]:
         split = now | {axis: ways}
         rest = num // (split['tensor'] * split['sequence'])
         changes = {f'mesh.{a}': n for a, n in split.items() if n > 1}
-        changes |= {'mesh.data': 1, 'mesh.fsdp': rest, **extra}
+        changes |= {'mesh.data': slices, 'mesh.fsdp': rest, **extra}
         if rest and _possible(search, changes):
           yield changes
 

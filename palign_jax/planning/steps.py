@@ -385,7 +385,9 @@ def _sft(case: cases.Case) -> Step:
   moved += 2 * (memory.per_device(trained) + moments)
   moved += flops.training_traffic(model, tokens, again) / mesh.size
   held = {'weights': weights, 'optimizer': moments}
-  measured = measure.compiled(lower, dict(mesh.shape), weights + moments)
+  measured = measure.compiled(
+      lower, dict(mesh.shape), weights + moments, case.topology.num_slices
+  )
   name, most = max(
       peaks.of(case, frozen, trained).items(), key=lambda item: item[1]
   )

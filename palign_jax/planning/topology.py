@@ -1,4 +1,4 @@
-"""The devices of a slice that is not here: libtpu describes them."""
+"""The devices of slices that are not here: libtpu describes them."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -30,24 +30,32 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice.
+  """A slice, or several that a data-centre network joins.
 
   Attributes:
     name: As on the command line, e.g. 'v5p:4x4x4'.
     chip: What it is made of.
-    sizes: Chips along each dimension.
-    devices: JAX's descriptions of its devices.
+    sizes: Chips along each dimension of a slice.
+    devices: JAX's descriptions of all devices.
+    num_slices: How many slices there are.
   """
 
   name: str
   chip: chips.Chip
   sizes: tuple[int, ...]
   devices: Sequence[Any]
+  num_slices: int = 1
 
   @property
   def num_chips(self) -> int:
-    """Chips of the slice."""
-    return math.prod(self.sizes)
+    """Chips of all slices."""
+    return math.prod(self.sizes) * self.num_slices
+
+  @property
+  def title(self) -> str:
+    """What to call it."""
+    many = self.num_slices > 1
+    return f'{self.num_slices} slices of {self.name}' if many else self.name
 
 
 def parse(name: str) -> tuple[chips.Chip, tuple[int, ...]]:
@@ -72,8 +80,12 @@ def parse(name: str) -> tuple[chips.Chip, tuple[int, ...]]:
   return chip, sizes
 
 
-def describe(name: str) -> Topology:
-  """Returns the slice of a name.
+def describe(name: str, num_slices: int = 1) -> Topology:
+  """Returns the slices of a name.
+
+  Args:
+    name: Of one of them.
+    num_slices: How many there are.
 
   Raises:
     ConfigError: If the name is wrong, or libtpu is not installed.
@@ -88,14 +100,17 @@ def describe(name: str) -> Topology:
     os.environ.setdefault(variable, value)
   try:
     found = topologies.get_topology_desc(
-        platform='tpu', topology_name=name, **_OPTIONS.get(chip.name, {})
+        platform='tpu',
+        topology_name=name,
+        num_slices=num_slices,
+        **_OPTIONS.get(chip.name, {}),
     )
   except jax.errors.JaxRuntimeError as e:
     reason = str(e).partition('\n')[0].rstrip('.')
     raise errors.ConfigError(
         f'--topology={name}: libtpu knows no such slice ({reason}).'
     ) from e
-  return Topology(name, chip, sizes, tuple(found.devices))
+  return Topology(name, chip, sizes, tuple(found.devices), num_slices)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ def _rows():
           'case': case,
           'system': system,
           'seconds': at**power / 1e6,
+          'samples': [at**power / 1e6],
           'peak_bytes': at << 20,
           'shape': 'tiny',
           'dtype': 'float32',
@@ -49,6 +50,7 @@ def test_the_page_has_a_table_and_a_figure(tmp_path):
   assert text.count('(results/g.svg)') == 1
   for line in (
       'The same at all points: 1 traces, 32 sentences.',
+      'commit c. A cell is seconds (one run after warm-up), then peak',
       '| exponent of seconds, all points | 1.00 | 2.00 |',
       '| exponent of seconds, last two | 1.00 | 2.00 |',
       '| exponent of memory, all points | 1.00 | 1.00 |',

@@ -89,6 +89,40 @@ def test_a_sum_of_which_a_part_is_kept_is_scattered():
   assert got == {'fsdp': 4 * 8 * 4 * 3}
 
 
+def send(kind: str, slices: str) -> str:
+  return (
+      '%s = (bf16[8,4]{1,0}, u32[], token[]) send(%p, %t), channel_id=2,'
+      ' is_host_transfer=true, frontend_attributes={'
+      '_xla_host_transfer_handler_name="xla_megascale_runtime",'
+      f'_xla_megascale_target="{{{slices}}}x{{0:3}}",'
+      f'_xla_megascale_transfer_type="{kind}"}}'
+  )
+
+
+@pytest.mark.parametrize(
+    'kind, slices, num_bytes',
+    [
+        ('ALL_REDUCE', '1,2', 64),
+        ('ALL_REDUCE', '1,2,3,4', 96),
+        ('REDUCE_SCATTER', '1,2', 32),
+        ('ALL_GATHER', '1,2,3', 128),
+        ('ONE_TO_ONE', '1,2', 64),
+    ],
+)
+def test_what_goes_to_other_slices(kind, slices, num_bytes):
+  got = hlo.collective_bytes(module(send(kind, slices)), SHAPE, 2)
+  assert got == {hlo.DCN: num_bytes}
+
+
+def test_a_program_of_two_slices_numbers_the_devices_of_one():
+  groups = '{{0,2,4,6},{1,3,5,7}}'
+  got = hlo.collective_bytes(module(gather(groups)), SHAPE, 2)
+  assert got == {'fsdp': BYTES * 3 / 4}
+  # All of a slice, where no groups are named.
+  got = hlo.collective_bytes(module(gather('{}')), SHAPE, 2)
+  assert got == {'fsdp+tensor': BYTES * 7 / 8}
+
+
 def test_what_is_permuted_is_sent_whole():
   pairs = ','.join(f'{{{i},{i ^ 2}}}' for i in range(16))
   line = (

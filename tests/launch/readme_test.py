@@ -50,7 +50,10 @@ class Command:
   @property
   def num_slices(self) -> int:
     """Slices of a pod."""
-    return int(self.flags.get('num-slices', self.flags.get('SLICES', 1)))
+    f = self.flags
+    if 'topology' in f and 'type' not in f:  # Plan takes them from the config.
+      return int(f.get('config.mesh.dcn_data', 1))
+    return int(f.get('num-slices', f.get('SLICES', 1)))
 
   @property
   def num_devices(self) -> int | None:
@@ -105,8 +108,8 @@ def test_commands_are_found():
   number = {doc.name: len(commands(doc.read_text())) for doc in DOCS}
   assert number['README.md'] >= 2 and number['qwen2_5_7b.py'] >= 2
   named = commands((ROOT / 'launch/README.md').read_text())
-  assert [c.num_devices for c in named] == [16, 16, 16, 16]
-  assert [c.num_slices for c in named] == [1, 1, 2, 2]
+  assert [c.num_devices for c in named] == [16] * 5
+  assert [c.num_slices for c in named] == [1, 1, 2, 2, 2]
   assert named[0].flags['topology'] == 'v6e:4x4'
   assert named[1].flags['config.teach.traces'] == 'gs://my-bucket/s1k-1.1.jsonl'
   for name, devices in (('slurm.sbatch', 32), ('gke_job.yaml', 8)):

@@ -10,6 +10,8 @@ data: over DCN go gradients, once a step, and nothing else.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
+import functools
 import math
 from typing import Any
 
@@ -52,7 +54,13 @@ def make(
   kinds = (AxisType.Auto,) * len(AXES)
   if slices == 1:
     _check_alone(devices)
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    with contextlib.suppress(NotImplementedError):
+      return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    # As 32 x 2 on a torus of 8 x 8: an axis of the torus is divided.
+    grid = mesh_utils.create_device_mesh(
+        shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, AXES, axis_types=kinds)
   return Mesh(over_slices(shape, slices, devices), AXES, axis_types=kinds)
 
 
@@ -111,9 +119,16 @@ def over_slices(
     )
   within = (shape[0] // slices, *shape[1:])
   across = (slices, *(1,) * (len(shape) - 1))
-  return mesh_utils.create_hybrid_device_mesh(
-      within, across, devices, process_is_granule=by_process
+  make = functools.partial(
+      mesh_utils.create_hybrid_device_mesh,
+      within,
+      across,
+      devices,
+      process_is_granule=by_process,
   )
+  with contextlib.suppress(NotImplementedError):
+    return make()
+  return make(allow_split_physical_axes=True)
 
 
 def alone(device: jax.Device | None = None) -> Mesh:

@@ -2,9 +2,11 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 
 from palign_jax.core import errors
+from palign_jax.parallel import mesh as mesh_lib
 from palign_jax.planning import chips, topology
 
 
@@ -51,6 +53,19 @@ def test_a_slice_has_its_devices(name, num):
   found = topology.describe(name)
   assert len(found.devices) == num == found.num_chips * found.chip.devices
   assert found.devices[0].platform == 'tpu'
+
+
+@pytest.mark.parametrize('num_slices', [1, 2])
+def test_a_mesh_may_divide_an_axis_of_the_torus(num_slices):
+  pytest.importorskip('libtpu')
+  found = topology.describe('v6e:8x8', num_slices)
+  sizes = {'data': num_slices, 'fsdp': 32, 'sequence': 2}
+  mesh = mesh_lib.make(sizes | {'dcn_data': num_slices}, found.devices)
+  assert mesh.devices.shape == (num_slices, 32, 1, 2)
+  # Those that share a row's tokens are neighbours.
+  for pair in mesh.devices.reshape(-1, 2):
+    one, two = (np.array(device.coords) for device in pair)
+    assert np.abs(one - two).sum() == 1
 
 
 def test_a_shape_that_is_not_made():

@@ -169,11 +169,11 @@ def _runs(
       trips = times * _trips(module, name, instruction)
       yield from _runs(module, called['body'][0], trips, begun)
     elif instruction.opcode == 'fusion':
-      (name,) = called['calls']
-      for inner, inner_times in _runs(module, name, times, begun):
+      (fused,) = called['calls']
+      for inner, inner_times in _runs(module, fused, times, begun):
         channel = inner.attribute('channel_id')
         if channel is None or channel not in begun:
-          yield _scattered(module, name, inner), inner_times
+          yield _scattered(module, fused, inner), inner_times
         begun.add(channel)
     elif instruction.opcode in ('call', 'conditional', 'async-start'):
       for role in ('to_apply', 'calls', 'branch_computations'):

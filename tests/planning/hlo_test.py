@@ -72,6 +72,24 @@ def test_a_ring_sends_its_share(line, num_bytes):
   assert hlo.collective_bytes(text, SHAPE) == want
 
 
+def test_a_loop_after_a_fusion_counts_its_trips():
+  fused = """%fused (q: f32[8]) -> f32[8] {
+  %q = f32[8] parameter(0)
+  ROOT %double = f32[8] add(%q, %q)
+}
+
+"""
+  text = module(
+      '%begin = u32[] constant(0)',
+      '%twice = f32[8] fusion(%p), kind=kLoop, calls=%fused',
+      '%t = (u32[], f32[8]) tuple(%begin, %twice)',
+      'ROOT %w = (u32[], f32[8]) while(%t), condition=%cond, body=%body',
+      more=LOOP + fused,
+  )
+  one = 2 * 32 * 15 / 16
+  assert hlo.collective_bytes(text, SHAPE) == {'data+fsdp+tensor': 4 * one}
+
+
 def test_a_sum_of_which_a_part_is_kept_is_scattered():
   groups = 'replica_groups=[4,4]<=[2,4,2]T(0,2,1)'
   more = f"""%all-reduce-scatter (q: f32[16,8]) -> f32[4,8] {{

@@ -49,9 +49,10 @@ for ((i = 0; i < number; i++)); do
 done
 code=0 left=$number
 while ((left > 0 && code == 0)); do
+  told=''
   wait -n "${processes[@]}" || code=$?
   if [[ -n $told ]]; then  # A signal has cut the wait short: no process's code.
-    told='' code=0
+    code=0
   else
     left=$((left - 1))
   fi

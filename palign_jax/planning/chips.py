@@ -6,8 +6,8 @@ https://cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x; read November
 192 GiB at 1228, 819, 2765, 1640 and 7380 GB/s; inter-chip links (ICI) of 300,
 200, 600, 400 and 600 GB/s per chip and direction, over 6 links in a 3D torus
 (v4, v5p, tpu7x) or 4 in a 2D one (v5e, v6e).  Between slices (DCN) v5e has 6.4
-and v6e 25.6 Tbit/s for a pod of 256 chips, 25 and 100 Gbit/s for each; the 50 of v4
-and v5p and the 100 of tpu7x have not been checked against a page.
+and v6e 25.6 Tbit/s for a pod of 256 chips, 25 and 100 Gbit/s for each; the
+50 of v4 and v5p and the 100 of tpu7x have not been checked against a page.
 
 Not all of the HBM is a program's: `usable` is what libtpu 0.0.51's compiler
 says is available to one device ('exceeds available HBM (15.75G)').
